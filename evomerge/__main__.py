@@ -1,0 +1,14 @@
+"""``python -m evomerge`` and the ``evomerge`` command."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    from evomerge.cli.app import run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""A checkpoint on disk, open for reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from evomerge.checkpoint.digests import ShardDigest, shard_digests
+from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
+from evomerge.checkpoint.folder import confined, read_json, side_files, weight_files
+from evomerge.checkpoint.header import TensorEntry
+from evomerge.checkpoint.names import listed, quoted, shown
+from evomerge.checkpoint.shard import Shard
+from evomerge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_PROBLEMS = 10
+
+
+class Checkpoint:
+    """Tensors of a Hugging Face folder, single or sharded, or of one .safetensors file.
+
+    Headers are read and checked when it is opened, tensors when they are asked for. Threads may
+    read at the same time; whoever opened it closes it, when no read is under way.
+
+    Attributes:
+        path: what was opened.
+        shards: the weight files, sorted by name, links resolved.
+        tensors: by name, in the order of shards and of bytes within each.
+    """
+
+    def __init__(self, path: Path, shards: Mapping[str, Shard]) -> None:
+        self.path = path
+        self.shards = tuple(shard.path for shard in shards.values())
+        self.tensors: Mapping[str, TensorEntry] = MappingProxyType(
+            {n: e for shard in shards.values() for n, e in shard.header.entries.items()}
+        )
+        self._shards = dict(shards)
+        self._by_path = {shard.path: shard for shard in shards.values()}
+
+    @classmethod
+    def open(cls, path: Path | str) -> Checkpoint:
+        """Open a folder or a file.
+
+        Raises:
+            CheckpointError: it is not there, damaged, hostile, or in a format that is not read.
+        """
+        place = Path(path)
+        if place.is_dir():
+            return cls(place, _open_folder(place))
+        if place.is_file() and place.suffix == ".safetensors":
+            return cls(place, {place.name: Shard(place.resolve())})
+        raise _unreadable(place, str(path))
+
+    @property
+    def metadata(self) -> Mapping[str, Mapping[str, str]]:
+        """What each shard's header says about itself, by shard name."""
+        return {name: shard.header.metadata for name, shard in self._shards.items()}
+
+    def read(
+        self, name: str, start: int = 0, stop: int | None = None, *, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Entries start to stop of the flattened tensor, as stored, on the CPU.
+
+        Args:
+            name: of the tensor.
+            start: first entry.
+            stop: behind the last entry; None for all.
+            out: one-dimensional, contiguous, of the stored dtype, with room for the entries; a
+                buffer to use again. What is returned is then its first ``stop - start`` entries.
+
+        Raises:
+            CheckpointError: there is no such tensor or range, `out` does not fit, or the file
+                changed.
+        """
+        import torch
+
+        entry = self.entry(name)
+        stop = entry.count if stop is None else stop
+        if not 0 <= start <= stop <= entry.count:
+            raise self._refused(
+                f"entries {start} to {stop} of tensor {quoted(name)}, which has {entry.count}"
+            )
+        dtype = torch_dtype(entry.dtype)
+        if out is None:
+            out = torch.empty(stop - start, dtype=dtype)
+        elif not _fits(out, dtype, stop - start):
+            raise self._refused(
+                f"the buffer has no room for {stop - start} entries in {entry.dtype} "
+                f"of {quoted(name)}"
+            )
+        result = out[: stop - start]
+        offset = entry.start + start * DTYPES[entry.dtype].size
+        self._by_path[entry.shard].read_into(bytes_of(result), offset)
+        return result
+
+    def address(self, name: str) -> int | None:
+        """Where the tensor's first byte lies in memory that is the file's; None if misaligned.
+
+        For those who read a tensor again and again: it costs no copy, but a process that reads
+        there after the file has become shorter is killed, and reading elsewhere than in the tensor
+        is nobody's promise. It lasts until the checkpoint is closed.
+
+        Raises:
+            CheckpointError: there is no such tensor, or the file changed or cannot be mapped.
+        """
+        entry = self.entry(name)
+        if entry.start % DTYPES[entry.dtype].size:
+            return None
+        return self._by_path[entry.shard].address(entry.start)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The whole tensor in its shape and stored dtype, on the CPU."""
+        return self.read(name).reshape(self.entry(name).shape)
+
+    def entry(self, name: str) -> TensorEntry:
+        """Where the tensor lies, or CheckpointError."""
+        if name not in self.tensors:
+            raise self._refused(f"there is no tensor {quoted(name)}")
+        return self.tensors[name]
+
+    def config(self) -> dict[str, Any] | None:
+        """What config.json says; None for a bare file, and for a folder without one."""
+        if not self.path.is_dir() or not (self.path / "config.json").exists():
+            return None
+        return read_json(self.path, "config.json")
+
+    def side_files(self) -> tuple[Path, ...]:
+        """Configs, tokenizer, templates and licences beside the weights; none of a bare file."""
+        return side_files(self.path) if self.path.is_dir() else ()
+
+    def digests(self, cache: Path | None = None) -> Mapping[str, ShardDigest]:
+        """Size and digest of each shard by its name within the folder.
+
+        Args:
+            cache: a JSON file that remembers digests of unchanged files; safe to delete.
+        """
+        return shard_digests({name: shard.path for name, shard in self._shards.items()}, cache)
+
+    def close(self) -> None:
+        """Close all files."""
+        for shard in self._shards.values():
+            shard.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _refused(self, cause: str) -> CheckpointError:
+        return CheckpointError(cause, place=shown(self.path))
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
+    import torch
+
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # a single entry may have any stride
+    return flat.view(torch.uint8).numpy().data
+
+
+def _fits(out: torch.Tensor, dtype: torch.dtype, count: int) -> bool:
+    return (
+        out.dim() == 1
+        and out.is_contiguous()
+        and out.device.type == "cpu"
+        and out.dtype == dtype
+        and out.numel() >= count
+    )
+
+
+def _open_folder(folder: Path) -> dict[str, Shard]:
+    single, index = weight_files(folder)
+    if single is not None:
+        return {single.name: Shard(confined(folder, single.name))}
+    shards: dict[str, Shard] = {}
+    problems: list[str] = []
+    for name in sorted(set((index or {}).values())):
+        try:
+            shards[name] = Shard(confined(folder, name))
+        except CheckpointError as error:
+            problems.append(str(error))
+    problems += _index_problems(index or {}, shards)
+    if problems:
+        for shard in shards.values():
+            shard.close()
+        raise CheckpointError(_joined(problems), place=shown(folder))
+    return shards
+
+
+def _index_problems(index: Mapping[str, str], shards: Mapping[str, Shard]) -> list[str]:
+    """All differences between the index and the tensors that the shards hold."""
+    expected: dict[str, set[str]] = {name: set() for name in shards}
+    for tensor, name in index.items():
+        expected.get(name, set()).add(tensor)
+    problems = []
+    for name, shard in shards.items():
+        held = shard.header.entries.keys()
+        if missing := sorted(expected[name] - held):
+            problems.append(f"{quoted(name)} lacks {listed(missing)}, which the index puts there")
+        if extra := sorted(held - expected[name]):
+            problems.append(
+                f"{quoted(name)} holds {listed(extra)}, which the index does not put there"
+            )
+    return problems
+
+
+def _joined(problems: list[str]) -> str:
+    rest = len(problems) - _MOST_PROBLEMS
+    shown_ones = "; ".join(problems[:_MOST_PROBLEMS])
+    return shown_ones if rest <= 0 else f"{shown_ones}; and {rest} more problems"
+
+
+def _unreadable(place: Path, spoken: str) -> CheckpointError:
+    if place.exists():
+        return CheckpointError(
+            "is neither a folder nor a .safetensors file; no other format is read",
+            place=shown(place),
+        )
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", spoken) and not spoken.startswith("."):
+        name, _, revision = spoken.partition("@")
+        flag = f" --revision {revision}" if revision else ""
+        return CheckpointError(
+            f"there is no folder {quoted(spoken)}; if it is a model of the Hugging Face hub, "
+            "download it first: this version reads local folders and .safetensors files",
+            command=f"hf download {name}{flag} --local-dir {name.split('/')[1]}",
+        )
+    return CheckpointError("there is no such folder or file", place=shown(place))

@@ -1,0 +1,94 @@
+"""Digests of shards: what a study remembers its inputs by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.files import write_file
+from evomerge.checkpoint.header import opened
+from evomerge.checkpoint.names import shown
+from evomerge.checkpoint.strict_json import JSONProblem, loads
+from evomerge.errors import CheckpointError
+
+_CHUNK = 4 << 20
+_READERS = 4
+_SETTLED = 2_000_000_000
+"""Nanoseconds; a file changed later than this before its digest may change again unseen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDigest:
+    """Size in bytes, and blake2b (256 bits, hex) of all of them."""
+
+    size: int
+    blake2b: str
+
+
+def shard_digests(shards: Mapping[str, Path], cache: Path | None = None) -> dict[str, ShardDigest]:
+    """The digest of each file, by its key.
+
+    Args:
+        shards: files by the names under which the digests are wanted.
+        cache: a JSON file that remembers digests by path, size, time of change and inode. It is
+            made and kept up to date; without it, or with a damaged one, files are read again.
+    """
+    known = _load(cache)
+    fresh: dict[str, Any] = {}
+    digests = {}
+    with ThreadPoolExecutor(_READERS) as pool:  # hashing lets other threads run
+        found = pool.map(lambda path: _digest(path, known.get(str(path))), shards.values())
+        for (name, path), (digest, record) in zip(shards.items(), found, strict=True):
+            digests[name] = digest
+            if record is not None and record != known.get(str(path)):
+                fresh[str(path)] = record
+    if cache is not None and fresh:
+        text = json.dumps({**_load(cache), **fresh}, indent=1, sort_keys=True)
+        write_file(cache, text.encode())
+    return digests
+
+
+def _digest(path: Path, known: Any) -> tuple[ShardDigest, dict[str, Any] | None]:
+    """The digest, and what the cache may remember of it (None: changed too recently)."""
+    with opened(path) as descriptor:
+        identity = _identity(descriptor)
+        if isinstance(known, dict) and known == {**identity, "blake2b": known.get("blake2b")}:
+            return ShardDigest(identity["size"], str(known["blake2b"])), known
+        asked_at = time.time_ns()
+        record = {**identity, "blake2b": _blake2b(descriptor)}
+        if _identity(descriptor) != identity:
+            raise CheckpointError("changed while it was read", place=shown(path))
+    settled = asked_at - identity["mtime_ns"] > _SETTLED
+    return ShardDigest(identity["size"], record["blake2b"]), record if settled else None
+
+
+def _identity(descriptor: int) -> dict[str, Any]:
+    found = os.fstat(descriptor)
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+
+
+def _blake2b(descriptor: int) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    buffer = bytearray(_CHUNK)
+    position = 0
+    while got := os.preadv(descriptor, [buffer], position):
+        digest.update(memoryview(buffer)[:got])
+        position += got
+    return digest.hexdigest()
+
+
+def _load(cache: Path | None) -> dict[str, Any]:
+    if cache is None:
+        return {}
+    try:
+        known = loads(cache.read_bytes())
+    except (OSError, JSONProblem):
+        return {}
+    return known if isinstance(known, dict) else {}

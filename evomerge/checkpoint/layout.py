@@ -1,0 +1,143 @@
+"""Which tensor goes into which shard, and at which byte: decided before anything is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from evomerge.checkpoint.dtypes import DTYPES
+from evomerge.checkpoint.header import LONGEST_HEADER
+from evomerge.checkpoint.names import quoted
+from evomerge.errors import CheckpointError
+
+SHARD_SIZE = 5_000_000_000
+"""Bytes of tensors per shard unless asked otherwise."""
+
+_ALIGNMENT = 8
+
+
+class TensorPlan(NamedTuple):
+    """A tensor to be written: its name, safetensors dtype word and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def entries(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.entries * DTYPES[self.dtype].size
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One file to be written.
+
+    Attributes:
+        name: of the file.
+        head: the bytes before the first tensor.
+        offsets: of each tensor's first byte, from the start of the file.
+        size: of the whole file, in bytes.
+    """
+
+    name: str
+    head: bytes
+    offsets: Mapping[str, int]
+    size: int
+
+
+def checked_layout(layout: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[TensorPlan, ...]:
+    """The tensors of a layout: name, dtype word and shape of each.
+
+    Raises:
+        CheckpointError: a name comes twice or is reserved, or a dtype is unknown.
+    """
+    plans: dict[str, TensorPlan] = {}
+    for name, dtype, shape in layout:
+        if name in plans or name == "__metadata__":
+            raise CheckpointError(f"two tensors cannot have the name {quoted(name)}")
+        if dtype not in DTYPES:
+            raise CheckpointError(f"tensor {quoted(name)} has the unknown dtype {quoted(dtype)}")
+        plans[name] = TensorPlan(name, dtype, tuple(shape))
+    return tuple(plans.values())
+
+
+def plan_shards(
+    tensors: Sequence[TensorPlan],
+    *,
+    shard_size: int = SHARD_SIZE,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[ShardPlan, ...]:
+    """Fill shards with the tensors in their order; at least one shard, even without tensors.
+
+    Args:
+        tensors: a checked layout.
+        shard_size: bytes of tensors per shard; a larger tensor has a shard of its own.
+        metadata: for each header, beside ``{"format": "pt"}``.
+
+    Raises:
+        CheckpointError: a header would be longer than the format allows.
+    """
+    groups = _split(tensors, shard_size)
+    words = {"format": "pt", **(metadata or {})}
+    return tuple(
+        _plan(shard_name(number, len(groups)), group, words) for number, group in enumerate(groups)
+    )
+
+
+def shard_name(number: int, count: int) -> str:
+    """The name that Hugging Face libraries expect; `number` counts from 0."""
+    if count == 1:
+        return "model.safetensors"
+    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def index_json(shards: Sequence[ShardPlan]) -> bytes:
+    """model.safetensors.index.json: the tensors' total size in bytes, and the shard of each."""
+    total = sum(shard.size - len(shard.head) for shard in shards)
+    places = {name: shard.name for shard in shards for name in shard.offsets}
+    document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def _split(plans: Sequence[TensorPlan], shard_size: int) -> list[list[TensorPlan]]:
+    groups: list[list[TensorPlan]] = [[]]
+    room = shard_size
+    for plan in plans:
+        if groups[-1] and plan.size > room:
+            groups.append([])
+            room = shard_size
+        groups[-1].append(plan)
+        room -= plan.size
+    return groups
+
+
+def _plan(name: str, group: Sequence[TensorPlan], metadata: Mapping[str, str]) -> ShardPlan:
+    """Wide dtypes come first, as in the safetensors library: every tensor is then aligned."""
+    ordered = sorted(group, key=lambda plan: -DTYPES[plan.dtype].size)
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    begins: dict[str, int] = {}
+    end = 0
+    for plan in ordered:
+        begins[plan.name], end = end, end + plan.size
+        offsets = [begins[plan.name], end]
+        header[plan.name] = {"dtype": plan.dtype, "shape": plan.shape, "data_offsets": offsets}
+    head = _head(header)
+    offsets_in_file = {tensor: len(head) + begin for tensor, begin in begins.items()}
+    return ShardPlan(name, head, offsets_in_file, len(head) + end)
+
+
+def _head(header: Mapping[str, object]) -> bytes:
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    if len(text) > LONGEST_HEADER:
+        raise CheckpointError(f"the header of a shard would be {len(text)} bytes long")
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,35 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+def study_argument(command: F) -> F:
+    """``STUDY``: a campaign file or a study's folder."""
+    return click.argument("study", type=PATH)(command)
+
+
+def campaign_argument(command: F) -> F:
+    """``CAMPAIGN``: a campaign file."""
+    return click.argument("campaign", type=PATH)(command)
+
+
+def checkpoint_options(command: F) -> F:
+    """``--dtype`` and ``--shard-size`` of a written checkpoint."""
+    dtype = click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Of the written tensors; the campaign's, else the base's own, by default.",
+    )
+    shard_size = click.option(
+        "--shard-size", metavar="SIZE", help="Largest shard, such as 5GB (the default) or 500MB."
+    )
+    return dtype(shard_size(command))

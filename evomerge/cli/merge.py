@@ -1,0 +1,67 @@
+"""``evomerge export`` and ``evomerge merge``: checkpoints on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evomerge.cli.arguments import PATH, checkpoint_options, study_argument
+from evomerge.cli.output import say
+from evomerge.errors import UsageError
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@click.command()
+@study_argument
+@click.argument("out", type=PATH)
+@click.option("--trial", type=click.IntRange(min=0), help="One trial instead of the Pareto set.")
+@checkpoint_options
+def export(
+    *, study: Path, out: Path, trial: int | None, dtype: str | None, shard_size: str | None
+) -> None:
+    """Write the Pareto set, or one trial, as checkpoints that load anywhere.
+
+    OUT receives a folder for each trial, and front.json and front.csv with the set. What is
+    there already, and whole, is not written again.
+    """
+    from evomerge.export.front import export as written_by
+    from evomerge.study.study import Study
+
+    size = None if shard_size is None else parse_bytes(shard_size)
+    with Study.read(study) as opened:
+        written = written_by(opened, out, trial=trial, dtype=dtype, shard_size=size)
+    for folder in written:
+        say(f"wrote {folder}")
+
+
+@click.command()
+@click.argument("recipe", type=PATH)
+@click.argument("out", type=PATH)
+@checkpoint_options
+def merge(*, recipe: Path, out: Path, dtype: str | None, shard_size: str | None) -> None:
+    """Write one merge, without a search.
+
+    RECIPE is a YAML file with `base`, `models` and `merge`, whose `parameters` are the numbers.
+    OUT is the new checkpoint's folder; it must not exist.
+    """
+    from evomerge.export.merge import write_merge
+
+    size = None if shard_size is None else parse_bytes(shard_size)
+    write_merge(recipe, out, dtype=dtype, shard_size=size)
+    say(f"wrote {out}")
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as ``5GB``, in bytes.
+
+    Raises:
+        UsageError: if it is no positive number with a unit.
+    """
+    word = text.strip().upper()
+    for unit, factor in UNITS.items():
+        number = word.removesuffix(unit).strip()
+        if word.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
+            return int(float(number) * factor)
+    raise UsageError(f"--shard-size is {text!r}; a size such as 5GB or 500MB is wanted")

@@ -1,0 +1,83 @@
+"""``evomerge status`` and ``evomerge front``: what a study holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evomerge.cli.arguments import study_argument
+from evomerge.cli.output import emit, emit_one, escape, json_option, say
+from evomerge.errors import InfeasibleError
+
+
+@click.command()
+@study_argument
+@json_option
+def status(*, study: Path, as_json: bool) -> None:
+    """Show trials by state, front, hypervolume, spend and estimated time left."""
+    from evomerge.report.summary import failures, status_of
+    from evomerge.study.study import Study
+
+    with Study.read(study) as opened:
+        row = status_of(opened)
+        reasons = failures(opened)
+    if as_json:
+        emit_one({**row, "failures": reasons}, as_json=True)
+        return
+    emit_one(row, as_json=False)
+    for reason, count in reasons.items():
+        say(f"{count} trials: {escape(reason)}")
+
+
+@click.command()
+@study_argument
+@click.option("--all", "all_splits", is_flag=True, help="Also what chose the set.")
+@json_option
+def front(*, study: Path, all_splits: bool, as_json: bool) -> None:
+    """Show the Pareto set, with standard errors and held-out values.
+
+    The search items chose among all trials and the selection items among those; the test items
+    chose nothing, so their values are the ones to quote, and the table's once they are measured.
+    """
+    from evomerge.report.summary import front_rows
+    from evomerge.study.study import Study
+
+    with Study.read(study) as opened:
+        rows = front_rows(opened)
+        nothing_meets_the_limits = bool(rows) and not any(row["feasible"] for row in rows)
+    emit(rows if as_json else flat(rows, all_splits=all_splits), as_json=as_json)
+    if not rows:
+        say(f"no trial has ended yet; next: evomerge run {study}")
+    if nothing_meets_the_limits:
+        raise InfeasibleError("no trial meets the limits; shown are those that miss them least")
+
+
+def flat(rows: Sequence[dict[str, Any]], *, all_splits: bool = False) -> list[dict[str, Any]]:
+    """Front rows as a table shows them: one cell for each goal, of the last measured split."""
+    from evomerge.trial import SPLITS
+
+    measured = {split for row in rows for by_split in row["values"].values() for split in by_split}
+    shown = [split for split in SPLITS if split in measured]
+    if not all_splits:
+        shown = shown[-1:]
+    return [
+        {
+            "trial": row["trial"],
+            "proposed by": row["origin"],
+            **{
+                f"{metric} ({split})": interval(by_split[split]) if split in by_split else None
+                for metric, by_split in row["values"].items()
+                for split in shown
+            },
+        }
+        for row in rows
+    ]
+
+
+def interval(value: dict[str, Any]) -> str:
+    """``mean ± standard error``."""
+    error = value["standard_error"]
+    return f"{value['mean']:.4g}" + (f" ± {error:.2g}" if error is not None else "")

@@ -1,0 +1,1 @@
+"""Exports: a chosen trial as a checkpoint with card, recipe and manifest."""

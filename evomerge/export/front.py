@@ -1,0 +1,205 @@
+"""Exporting a study's trials: one, or the Pareto set with its listing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.dtypes import parse_dtype
+from evomerge.checkpoint.files import write_file
+from evomerge.errors import EvomergeError, StudyError, StudyMismatchError, UsageError
+from evomerge.export.lineage import MANIFEST, Lineage
+from evomerge.export.manifest import read_manifest, verify
+from evomerge.export.writer import parent, write_checkpoint
+from evomerge.report.summary import front_rows
+from evomerge.study.inputs import CACHE, Input, changed_inputs
+from evomerge.study.study import Study
+from evomerge.trial import SPLITS, Trial
+
+LISTING = "front"
+
+
+def export(
+    study: Study,
+    out: Path,
+    *,
+    trial: int | None = None,
+    dtype: str | None = None,
+    shard_size: int | None = None,
+) -> list[Path]:
+    """Write the Pareto set, or one trial.
+
+    Args:
+        trial: its number; None for the Pareto set.
+        dtype: as people write it, ``bfloat16``; None for the campaign's.
+        shard_size: in bytes; None for the campaign's.
+
+    Returns:
+        The folders of the merges.
+    """
+    word = None if dtype is None else parse_dtype(dtype)
+    if out.exists() and not out.is_dir():
+        raise UsageError("this is a file; a folder is wanted", place=str(out))
+    if trial is not None:
+        return [export_trial(study, trial, out, dtype=word, shard_size=shard_size)]
+    return export_front(study, out, dtype=word, shard_size=shard_size)
+
+
+def export_front(
+    study: Study, out: Path, *, dtype: str | None = None, shard_size: int | None = None
+) -> list[Path]:
+    """Write the Pareto set: a checkpoint for each merge, ``front.json`` and ``front.csv``.
+
+    The base and parents on the front are listed with their own folders; no copy is made.
+
+    Returns:
+        The folders of the merges, also of those that were there already, whole.
+
+    Raises:
+        StudyError: if no trial has ended yet.
+    """
+    rows = front_rows(study)
+    if not rows:
+        raise StudyError(
+            "no trial has ended yet, so there is no front to export",
+            place=str(study.folder),
+            command=f"evomerge run {study.campaign.path}",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for row in rows:
+        own = _own_folder(study, row["origin"])
+        if own is None:
+            own = export_trial(study, row["trial"], out, dtype=dtype, shard_size=shard_size)
+            written.append(own)
+            row["path"] = own.name
+        else:
+            row["path"] = str(own)
+    write_listing(rows, out)
+    return written
+
+
+def export_trial(
+    study: Study,
+    number: int,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    shard_size: int | None = None,
+) -> Path:
+    """Write one trial as ``out/STUDY-NUMBER``; what is there already, and whole, stays.
+
+    Raises:
+        UsageError: if something else has that name.
+        StudyMismatchError: if a model has changed since the trial was measured.
+    """
+    trial = study.trial(number)
+    target = out / f"{study.name}-{number}"
+    lineage = lineage_of(study, trial, dtype=dtype)
+    _check_parents(study, lineage)
+    if target.exists():
+        _check_same(target, lineage)
+        return target
+    plan = study.recipe.plan(trial.candidate.method, trial.candidate.parameters)
+    options = study.campaign.export
+    return write_checkpoint(
+        plan,
+        lineage,
+        target,
+        dtype=lineage.dtype,
+        shard_size=shard_size or (options.shard_size if options else None),
+    )
+
+
+def lineage_of(study: Study, trial: Trial, *, dtype: str | None = None) -> Lineage:
+    """Where a trial's merge comes from."""
+    campaign, candidate = study.campaign, trial.candidate
+    cache = study.folder / CACHE
+    exported = campaign.export.dtype if campaign.export else None
+    return Lineage(
+        name=f"{study.name}-{trial.number}",
+        base=parent("base", campaign.recipe.base, home=campaign.folder, cache=cache),
+        models=tuple(
+            parent(name, path, home=campaign.folder, cache=cache)
+            for name, path in campaign.recipe.models.items()
+        ),
+        method=candidate.method,
+        parameters=candidate.parameters,
+        groups={group: len(names) for group, names in study.recipe.groups.items()},
+        dtype=dtype or exported or campaign.dtype,
+        trial=trial.number,
+        origin=candidate.origin,
+        seed=study.seed,
+        study=study.name,
+        scores=trial.results,
+    )
+
+
+def write_listing(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """``front.json`` with everything, ``front.csv`` with one line for each trial."""
+    text = json.dumps(rows, indent=2) + "\n"
+    write_file(out / f"{LISTING}.json", text.encode())
+    lines = [_csv_row(row) for row in rows]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_file(out / f"{LISTING}.csv", buffer.getvalue().encode())
+
+
+def _csv_row(row: dict[str, Any]) -> dict[str, Any]:
+    cells = {"trial": row["trial"], "origin": row["origin"], "path": row["path"]}
+    for metric, by_split in row["values"].items():
+        for split in SPLITS:
+            value = by_split.get(split, {})
+            cells[f"{metric}_{split}"] = value.get("mean")
+            cells[f"{metric}_{split}_standard_error"] = value.get("standard_error")
+    return {**cells, "feasible": row["feasible"]}
+
+
+def _own_folder(study: Study, origin: str) -> Path | None:
+    """Where the base or a parent lies already; None for a merge."""
+    recipe = study.campaign.recipe
+    if origin == "base":
+        return recipe.base
+    return recipe.models.get(origin.removeprefix("parent ")) if " " in origin else None
+
+
+def _check_parents(study: Study, lineage: Lineage) -> None:
+    """Refuse to merge other tensors than those that were measured."""
+    parents = {"base": lineage.base, **{f"models.{m.name}": m for m in lineage.models}}
+    now = [
+        Input(role, file, int(shard["size"]), str(shard["blake2b"]))
+        for role, parent in parents.items()
+        for file, shard in parent.shards.items()
+    ]
+    changed = changed_inputs([given for given in study.inputs if given.role in parents], now)
+    if changed:
+        raise StudyMismatchError(
+            "models have changed since they were measured:\n  " + "\n  ".join(changed),
+            place=str(study.folder),
+            kept="nothing was written",
+            command=f"put the old files back, or evomerge run {study.campaign.path} --fork",
+        )
+
+
+def _check_same(target: Path, lineage: Lineage) -> None:
+    """Accept an earlier export of the same merge; refuse anything else of that name."""
+    try:
+        found = read_manifest(target)
+        whole = not verify(target)
+    except EvomergeError:
+        found, whole = {}, False
+    wanted = lineage.to_json()
+    same = all(found.get(key) == wanted[key] for key in ("method", "parameters", "dtype", "base"))
+    if not (whole and same):
+        raise UsageError(
+            f"the folder exists and is not this merge's whole export (see its {MANIFEST})",
+            place=str(target),
+            kept="nothing was written",
+            command="choose another OUT, or remove the folder",
+        )

@@ -1,0 +1,110 @@
+"""Where a merged checkpoint came from: parents, recipe, trial, scores."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evomerge._version import __version__
+from evomerge.trial import Measured, Split
+
+MANIFEST = "evomerge.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The base or one model, as it was when it was merged.
+
+    Attributes:
+        name: as the campaign calls it; ``base`` for the base.
+        path: where it lies.
+        spoken: what a card calls it: the path from the campaign's folder, or its last part, so
+            that a published card says nothing of the machine.
+        shards: file name to ``{"size": bytes, "blake2b": hex}``.
+        license: as its model card says it; None where it says none.
+    """
+
+    name: str
+    path: Path
+    spoken: str
+    shards: Mapping[str, Mapping[str, int | str]]
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Everything that a merged checkpoint tells about itself.
+
+    Attributes:
+        name: of the export.
+        parameters: natural values by parameter name, as `BoundRecipe.plan` takes them.
+        groups: tensor group to how many tensors it holds.
+        trial, origin, seed, study: None for a merge outside a study.
+        scores: by split, then metric.
+    """
+
+    name: str
+    base: Parent
+    models: tuple[Parent, ...]
+    method: str
+    parameters: Mapping[str, float]
+    groups: Mapping[str, int]
+    dtype: str | None
+    trial: int | None = None
+    origin: str | None = None
+    seed: int | None = None
+    study: str | None = None
+    scores: Mapping[Split, Mapping[str, Measured]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's content, without the digests of the files beside it."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "study": self.study,
+            "trial": self.trial,
+            "origin": self.origin,
+            "seed": self.seed,
+            "method": self.method,
+            "parameters": dict(self.parameters),
+            "groups": dict(self.groups),
+            "dtype": self.dtype,
+            "base": _parent(self.base),
+            "models": {model.name: _parent(model) for model in self.models},
+            "scores": {
+                split: {
+                    metric: {
+                        "mean": value.mean,
+                        "standard_error": value.standard_error,
+                        "items": value.items,
+                    }
+                    for metric, value in by_metric.items()
+                }
+                for split, by_metric in self.scores.items()
+            },
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """What computed the merge."""
+    found = {"evomerge": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _parent(parent: Parent) -> dict[str, Any]:
+    return {
+        "path": parent.spoken,
+        "license": parent.license,
+        "shards": {name: dict(digest) for name, digest in parent.shards.items()},
+    }

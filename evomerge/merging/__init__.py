@@ -1,0 +1,1 @@
+"""Merge arithmetic: task vectors, magnitude index, methods; live and streamed."""

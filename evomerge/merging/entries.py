@@ -1,0 +1,228 @@
+"""One tensor's merge, chunk by chunk, from open checkpoints.
+
+Whatever the chunks, every entry goes through the same roundings: the task vector, its product with
+a number, each addition, and one rounding to nearest, ties to even, at the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.dtypes import dtype_word, torch_dtype
+from evomerge.merging.draws import fill_uniform
+from evomerge.merging.fused import Counting, Formula, Run, blend
+from evomerge.merging.magnitudes import (
+    CODES,
+    MagnitudeTable,
+    Threshold,
+    add_counts,
+    sparsify,
+)
+from evomerge.merging.method import MergeMethod, Settings
+from evomerge.merging.scratch import Scratch
+
+CHUNK = 2**18
+"""Entries at a time: the buffers of a chunk stay in a core's cache."""
+
+COMPILED_CHUNK = 2**16
+"""The compiled loops touch nothing but what was read, which then stays in a smaller cache."""
+
+Piece = tuple[int, Tensor]
+"""The place of the first entry in the flattened tensor, and entries from there on, ``(n,)``."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where one tensor's entries come from.
+
+    Attributes:
+        name: of the tensor, in all checkpoints.
+        base: the base model.
+        models: in the order of the settings' numbers.
+        words: the models' names, which address their random numbers.
+        seed: of random numbers.
+    """
+
+    name: str
+    base: Checkpoint
+    models: Sequence[Checkpoint]
+    words: Sequence[str] = ()
+    seed: int = 0
+
+    @property
+    def count(self) -> int:
+        """Entries of the tensor."""
+        return self.base.entry(self.name).count
+
+    def arithmetic(self, models: Sequence[int]) -> torch.dtype:
+        """float64 where the base or one of these models is, else float32."""
+        sources = [self.base, *(self.models[i] for i in models)]
+        wide = any(source.entry(self.name).dtype == "F64" for source in sources)
+        return torch.float64 if wide else torch.float32
+
+
+@dataclass(frozen=True)
+class TensorMerge:
+    """How one tensor is merged, with nothing left to decide.
+
+    Attributes:
+        thresholds: by model; the models without one keep everything.
+        formula: how the compiled loops do it; None leaves it to torch.
+    """
+
+    inputs: Inputs
+    method: MergeMethod
+    settings: Settings
+    thresholds: Mapping[int, Threshold]
+    formula: Formula | None = None
+
+
+class _Stretch:
+    """`evomerge.merging.method.Chunk` for entries start to stop of a tensor."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        kind: torch.dtype,
+        span: tuple[int, int],
+        scratch: Scratch,
+        thresholds: Mapping[int, Threshold],
+    ) -> None:
+        self._inputs, self._kind, self._span = inputs, kind, span
+        self._scratch, self._thresholds = scratch, thresholds
+        self._base = self._load(inputs.base, "base")
+        self.total = scratch.buffer("total", kind, len(self._base)).copy_(self._base)
+
+    def vector(self, model: int) -> Tensor:
+        vector = self._load(self._inputs.models[model], "vector").sub_(self._base)
+        if model in self._thresholds:
+            sparsify(vector, self._thresholds[model], self._scratch)
+        return vector
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._inputs.base.entry(self._inputs.name).shape
+
+    def model(self, model: int) -> Tensor:
+        return self._load(self._inputs.models[model], "model")
+
+    def uniform(self, model: int) -> Tensor:
+        out = self._scratch.buffer("uniform", torch.float32, len(self._base))
+        inputs = self._inputs
+        key = ("merge", inputs.words[model], inputs.name)
+        return fill_uniform(out, self._span[0], inputs.seed, *key)
+
+    def spare(self, role: str) -> Tensor:
+        return self._scratch.buffer(f"spare {role}", self._kind, len(self._base))
+
+    def _load(self, source: Checkpoint, role: str) -> Tensor:
+        """A checkpoint's entries in the dtype of the arithmetic, which holds them exactly."""
+        stored = read(source, self._inputs.name, self._span, self._scratch)
+        return self._scratch.buffer(role, self._kind, len(stored)).copy_(stored)
+
+
+def read(source: Checkpoint, name: str, span: tuple[int, int], scratch: Scratch) -> Tensor:
+    """Entries as stored, in memory that the next read overwrites."""
+    start, stop = span
+    kind = torch_dtype(source.entry(name).dtype)
+    return source.read(name, start, stop, out=scratch.buffer("stored", kind, stop - start))
+
+
+def spans(count: int, most: int | None = None) -> Iterator[tuple[int, int]]:
+    """Start and stop of each chunk."""
+    step = CHUNK if most is None else min(CHUNK, most)
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def merged(merge: TensorMerge, out: torch.dtype, scratch: Scratch) -> Iterator[Piece]:
+    """The merged tensor piece by piece: first entry, and the entries in the dtype of the output.
+
+    A piece is overwritten by the next. From float64 to a half-width dtype torch rounds by way of
+    float32.
+    """
+    if merge.formula is not None:
+        yield from _blended(merge.inputs, merge.formula, out, scratch)
+        return
+    kind = merge.inputs.arithmetic(merge.method.used(merge.settings))
+    count = merge.inputs.count
+    whole = merge.method.traits.whole and count > 0
+    for span in [(0, count)] if whole else spans(count):
+        stretch = _Stretch(merge.inputs, kind, span, scratch, merge.thresholds)
+        merge.method.combine(stretch, merge.settings)
+        yield span[0], _stored(stretch.total, out, scratch)
+
+
+def mapped_runs(inputs: Inputs, models: Sequence[int]) -> list[Run] | None:
+    """Where base and models lie in memory that is their files'; None if they cannot be used so."""
+    runs = []
+    for source in (inputs.base, *(inputs.models[i] for i in models)):
+        address = source.address(inputs.name)
+        if address is None:
+            return None
+        runs.append(Run(source.entry(inputs.name).dtype, address))
+    return runs
+
+
+def read_runs(
+    inputs: Inputs, models: Sequence[int], span: tuple[int, int], scratch: Scratch
+) -> list[Run]:
+    """Entries of base and models as stored, in memory that the next such read overwrites."""
+    runs: list[Run] = []
+    for source in (inputs.base, *(inputs.models[i] for i in models)):
+        word = source.entry(inputs.name).dtype
+        room = scratch.buffer(f"stored {len(runs)}", torch_dtype(word), span[1] - span[0])
+        source.read(inputs.name, *span, out=room)
+        runs.append(Run(word, room.data_ptr()))
+    return runs
+
+
+def _blended(
+    inputs: Inputs, formula: Formula, out: torch.dtype, scratch: Scratch
+) -> Iterator[Piece]:
+    for start, stop in spans(inputs.count, COMPILED_CHUNK):
+        runs = read_runs(inputs, formula.models, (start, stop), scratch)
+        piece = scratch.buffer("out", out, stop - start)
+        blend(formula, Run(dtype_word(out), piece.data_ptr()), runs, (0, stop - start))
+        yield start, piece
+
+
+def copied(source: Checkpoint, name: str, out: torch.dtype, scratch: Scratch) -> Iterator[Piece]:
+    """A checkpoint's own tensor piece by piece; its very bits where the dtype is the same."""
+    for span in spans(source.entry(name).count):
+        yield span[0], _stored(read(source, name, span, scratch), out, scratch)
+
+
+def magnitude_tables(
+    inputs: Inputs, models: Sequence[int], scratch: Scratch, *, compiled: bool = False
+) -> dict[int, MagnitudeTable]:
+    """Count the task vectors of some models, in one pass over the base.
+
+    Args:
+        compiled: use the compiled loops, which take the dtypes of these checkpoints.
+    """
+    if compiled:
+        counting = Counting(len(models))
+        for start, stop in spans(inputs.count, COMPILED_CHUNK):
+            counting.add(read_runs(inputs, models, (start, stop), scratch), stop - start)
+        pairs = zip(models, counting.counts(), strict=True)
+        return {i: MagnitudeTable.of(found, inputs.count) for i, found in pairs}
+    counts = {i: torch.zeros(CODES, dtype=torch.int64) for i in models}
+    # A difference of float32 numbers has the same code whether float64 held it or not.
+    kind = inputs.arithmetic(models)
+    for span in spans(inputs.count):
+        stretch = _Stretch(inputs, kind, span, scratch, {})
+        for i in models:
+            add_counts(counts[i], stretch.vector(i), scratch)
+    return {i: MagnitudeTable.of(counts[i], inputs.count) for i in models}
+
+
+def _stored(entries: Tensor, out: torch.dtype, scratch: Scratch) -> Tensor:
+    if entries.dtype == out:
+        return entries
+    return scratch.buffer("out", out, len(entries)).copy_(entries)

@@ -1,0 +1,135 @@
+"""Which merges the compiled loops can do, and how they are told: a formula, then runs of entries.
+
+The torch code of the methods is the reference and does the rest: float64, other dtypes, other
+methods, and machines without numba. Nothing here loads numba before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.merging.magnitudes import CODES, Threshold
+from evomerge.merging.method import MergeMethod, Settings, per_group, per_model
+from evomerge.merging.sums import WeightedSum
+from evomerge.merging.ties import Ties
+
+WORDS = frozenset({"F32", "BF16", "F16"})
+"""The dtypes that the loops read and write."""
+
+_TINY = 2.0**-120
+
+
+class Run(NamedTuple):
+    """Entries in a row in the CPU's memory: their safetensors dtype, the first one's address."""
+
+    word: str
+    address: int
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One tensor's merge, as the loops take it.
+
+    Attributes:
+        models: whose task vectors are added, in this order.
+        rules: ``(N, 4)`` float32, see `evomerge.merging.kernels`.
+        elected: scaling and least absolute weight where signs are elected; None for a plain sum.
+    """
+
+    models: tuple[int, ...]
+    rules: NDArray[np.float32]
+    elected: tuple[float, float] | None
+
+
+def formula(
+    method: MergeMethod, settings: Settings, thresholds: Mapping[int, Threshold]
+) -> Formula | None:
+    """How the loops do this merge; None if they cannot."""
+    models = method.used(settings)
+    if isinstance(method, WeightedSum):
+        factors, scaling = method.coefficients(settings), None
+    elif isinstance(method, Ties):
+        factors, scaling = per_model(settings, "weight"), per_group(settings, "scaling")
+    else:
+        return None
+    # Below this a product could underflow to -0, which torch's sum of two parts turns into 0.
+    if any(t.low * t.fraction < _TINY for t in thresholds.values() if t.fraction):
+        return None
+    rules = np.array([_rule(thresholds.get(i), factors[i]) for i in models], np.float32)
+    if scaling is None:
+        return Formula(models, rules, None)
+    return Formula(models, rules, (scaling, min(abs(factors[i]) for i in models)))
+
+
+def fits(words: Sequence[str]) -> bool:
+    """Whether the loops can be used, and take these dtypes."""
+    return WORDS.issuperset(words) and loops() is not None
+
+
+@cache
+def loops() -> Any:
+    """The module of the compiled loops; None where numba is absent, unfit or switched off."""
+    if sys.byteorder != "little" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return None
+    try:
+        from evomerge.merging import kernels
+    except ImportError:  # not installed, or not for this numpy
+        return None
+    return kernels
+
+
+def blend(form: Formula, out: Run, sources: Sequence[Run], span: tuple[int, int]) -> None:
+    """Fill the entries of a span of ``out`` with the merge of those of the sources.
+
+    Args:
+        form: what to compute.
+        out: written to.
+        sources: base, then the formula's models.
+        span: first entry, and the one behind the last; each run has them.
+    """
+    kernels = loops()
+    where = (*_arrays([out, *sources]), form.rules, *span)
+    if form.elected is None:
+        kernels.add_sum(*where)
+    else:
+        kernels.add_elected_mean(*where, *(np.float32(number) for number in form.elected))
+
+
+class Counting:
+    """Entries of several task vectors by their codes, counted by the loops."""
+
+    def __init__(self, models: int) -> None:
+        kernels = loops()
+        self._counts = np.zeros((models, kernels.LANES, CODES), np.int64)
+        self._count: Callable[..., None] = kernels.count_codes
+
+    def add(self, sources: Sequence[Run], count: int) -> None:
+        """Count the first entries of the base and of these models."""
+        self._count(*_arrays(sources), 0, count, self._counts)
+
+    def counts(self) -> list[Tensor]:
+        """``(2**15,)`` int64 by model."""
+        return list(torch.from_numpy(self._counts.sum(axis=1)))
+
+
+def _rule(threshold: Threshold | None, factor: float) -> tuple[float, float, float, float]:
+    if threshold is None:
+        return 0.0, 0.0, 1.0, factor
+    return threshold.low, threshold.high, threshold.fraction, factor
+
+
+def _arrays(runs: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Dtypes and addresses, as the loops take them."""
+    kinds: Mapping[str, int] = loops().KINDS
+    words, addresses = zip(*runs, strict=True)
+    return np.array([kinds[word] for word in words]), np.array(addresses, np.int64)

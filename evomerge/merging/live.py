@@ -1,0 +1,200 @@
+"""Merges into a module that is already in memory, recomputing only what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.dtypes import torch_dtype
+from evomerge.checkpoint.names import listed, quoted, shown
+from evomerge.errors import CheckpointError, UsageError
+from evomerge.merging.compatibility import RECOMPUTED, same_bytes
+from evomerge.merging.merger import Merger
+from evomerge.merging.plan import MergePlan
+
+Content = tuple[str, *tuple[object, ...]]
+"""All that decides a tensor's bits: dtype; method, models and settings too if it is merged."""
+
+
+class LiveMerge:
+    """A module whose parameters and buffers become merge after merge, in place.
+
+    After `apply` the module holds what it would hold had it loaded the checkpoint that
+    `Merger.write` writes for the same plan and dtype: values are rounded to that dtype first, then
+    to the parameter's own. Tensors whose settings did not change are left alone, unless somebody
+    else wrote to them or moved them meanwhile; the first time, all are written.
+
+    Args:
+        merger: its base is the checkpoint that the module is of.
+        module: on any device; each parameter has the name and shape of a tensor of the base, or
+            shares its memory with one that has (tied).
+        dtype: of the checkpoint that is imitated; None for the base's own.
+
+    Raises:
+        CheckpointError: module and base do not fit; all differences are named.
+    """
+
+    def __init__(self, merger: Merger, module: nn.Module, *, dtype: str | None = None) -> None:
+        tensors = _tensors(module)
+        stored = _stored_names(merger.base, tensors)
+        if problems := _problems(merger, module, tensors, stored):
+            most = "; ".join(problems[:10])
+            rest = f"; and {len(problems) - 10} more problems" if len(problems) > 10 else ""
+            raise CheckpointError(
+                f"the module cannot be merged in place: {most}{rest}", place=shown(merger.base.path)
+            )
+        self._merger, self._module, self._dtype = merger, module, dtype
+        self._names = tuple(names[0] for names in stored)
+        self._tied = tuple(names for names in stored if len(names) > 1)
+        self._held: dict[str, tuple[Content, object]] = {}
+
+    def apply(self, plan: MergePlan) -> int:
+        """Make the module the merge; returns how many tensors were computed.
+
+        Raises:
+            CheckpointError: a file changed, or the plan names a tensor that is not there.
+            UsageError: the plan does not fit the models or its method, or gives tensors that are
+                tied in the module different settings.
+        """
+        self._merger.check(plan)
+        for names in self._tied:
+            self._check_tied(names, plan)
+        return self._become({name: self._content(name, plan) for name in self._names}, plan)
+
+    def restore(self) -> int:
+        """Make the module the base again; returns how many tensors were written."""
+        base = self._merger.base
+        return self._become({name: (base.entry(name).dtype,) for name in self._names}, None)
+
+    def _become(self, wanted: Mapping[str, Content], plan: MergePlan | None) -> int:
+        tensors = _tensors(self._module)
+        changed = [
+            name
+            for name, content in wanted.items()
+            if self._held.get(name) != (content, _state(tensors[name]))
+        ]
+
+        def write(name: str) -> None:
+            self._held.pop(name, None)  # whatever happens below, it is no longer that
+            _write(tensors[name], _Source(self._merger, name, plan, wanted[name][0]))
+            self._held[name] = (wanted[name], _state(tensors[name]))
+
+        self._merger.spread(write, changed)
+        return len(changed)
+
+    def _content(self, name: str, plan: MergePlan) -> Content:
+        word = self._merger.word(name, self._dtype)
+        settings = self._merger.settings(name, plan)
+        if settings is None:
+            return (word,)
+        return (word, plan.method, plan.models, plan.seed, tuple(sorted(settings.items())))
+
+    def _check_tied(self, names: tuple[str, ...], plan: MergePlan) -> None:
+        if len({self._content(name, plan) for name in names}) > 1:
+            raise UsageError(
+                f"{listed(names)} are one parameter of the module; they need the same settings"
+            )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A tensor of the output: name, plan (None for the base) and dtype word."""
+
+    merger: Merger
+    name: str
+    plan: MergePlan | None
+    word: str
+
+    def fill(self, target: Tensor) -> None:
+        """Write its entries to ``(n,)``, contiguous: at once where they can be computed there."""
+        what = (self.name, self.plan, self.word)
+        at_home = target.device.type == "cpu" and target.dtype == torch_dtype(self.word)
+        if not (at_home and self.merger.fill(target, *what)):
+            for start, piece in self.merger.pieces(*what):
+                target[start : start + len(piece)].copy_(piece)
+
+
+def _write(target: Tensor, source: _Source) -> None:
+    """Fill a tensor of the module, whatever its device, dtype and strides."""
+    plain = target.detach()
+    whole = plain if plain.is_contiguous() else plain.contiguous()
+    source.fill(whole.view(-1))
+    if whole is not plain:
+        plain.copy_(whole)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every name that they have."""
+    buffers = module.named_buffers(remove_duplicate=False)
+    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    return found | {name: b for name, b in buffers if not name.endswith(RECOMPUTED)}
+
+
+def _state(tensor: Tensor) -> object:
+    """Another one after anybody's write in place, or a move to other memory."""
+    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor._version
+
+
+def _place(tensor: Tensor) -> object:
+    """Equal for tensors that are the same memory."""
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _stored_names(base: Checkpoint, tensors: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+    """For each tensor of the module its names in the checkpoint: several if tied there."""
+    names: dict[object, list[str]] = {}
+    for name, tensor in tensors.items():
+        if name in base.tensors:
+            names.setdefault(_place(tensor), []).append(name)
+    return [tuple(aliases) for aliases in names.values()]
+
+
+def _problems(
+    merger: Merger,
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    stored: Iterable[tuple[str, ...]],
+) -> list[str]:
+    found = [problem for names in stored for problem in _misfits(merger, names, tensors)]
+    places = {_place(tensors[name]) for names in stored for name in names}
+    found += [
+        f"the module's parameter {quoted(name)} is not in the checkpoint"
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if _place(parameter) not in places
+    ]
+    found += [
+        f"the checkpoint's tensor {quoted(name)} is not in the module"
+        for name in merger.base.tensors
+        if name not in tensors and name not in merger.follows and not name.endswith(RECOMPUTED)
+    ]
+    return found
+
+
+def _misfits(merger: Merger, names: tuple[str, ...], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps one tensor of the module from being that of the checkpoint."""
+    name, others = names[0], names[1:]
+    entry, tensor = merger.base.entry(name), tensors[name]
+    if tensor.device.type == "meta":
+        return [f"the module's {quoted(name)} has no memory (device meta)"]
+    if tensor.is_inference():
+        return [f"the module's {quoted(name)} was made under torch.inference_mode() and is frozen"]
+    if tuple(tensor.shape) != entry.shape:
+        shapes = f"{list(tensor.shape)} in the module and {list(entry.shape)} in the checkpoint"
+        return [f"{quoted(name)} has the shape {shapes}"]
+    if tensor.is_floating_point() != entry.is_float:
+        return [f"{quoted(name)} is {tensor.dtype} in the module and {entry.dtype} on disk"]
+    return [
+        f"{quoted(name)} and {quoted(other)} are tied in the module, "
+        "but stored with different numbers"
+        for other in others
+        if not all(
+            same_bytes(checkpoint, name, other)
+            for checkpoint in (merger.base, *merger.models.values())
+            if other in checkpoint.tensors
+        )
+    ]

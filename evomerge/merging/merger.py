@@ -1,0 +1,302 @@
+"""Merges the tensors of open checkpoints: one at a time, or all of them onto disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.dtypes import parse_dtype, torch_dtype
+from evomerge.checkpoint.layout import SHARD_SIZE
+from evomerge.checkpoint.names import quoted, shown
+from evomerge.checkpoint.writer import CheckpointWriter
+from evomerge.errors import CheckpointError, UsageError
+from evomerge.merging.compatibility import merges, problems, stored_twice
+from evomerge.merging.entries import (
+    Inputs,
+    Piece,
+    TensorMerge,
+    copied,
+    magnitude_tables,
+    mapped_runs,
+    merged,
+)
+from evomerge.merging.fused import Run, blend, fits, formula
+from evomerge.merging.magnitudes import MagnitudeTable, Threshold
+from evomerge.merging.method import MergeMethod, Settings, check_count, check_settings
+from evomerge.merging.plan import MergePlan
+from evomerge.merging.registry import METHODS
+from evomerge.merging.scratch import Scratch
+
+TABLE_BYTES = 128_000_000
+"""What magnitude tables may take in memory; beyond that they are counted anew each time."""
+
+WORTH_COMPILED = 2**22
+"""Entries of a base for which loading the compiled loops, about a second, is worth while."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Merger:
+    """A base and its models, checked to fit each other.
+
+    Memory does not grow with the models: a few chunks per thread, and tables of magnitudes up to
+    `TABLE_BYTES`; for methods that need whole tensors a few times the largest one, per thread.
+    Threads: as many as torch may use in the thread that calls.
+
+    Attributes:
+        base: open; whoever opened it closes it.
+        models: by name, open likewise.
+        compiled: whether the compiled loops may be used, which give the same bits as torch; by
+            default, where the base has more than `WORTH_COMPILED` entries.
+        follows: a head that is stored although it is tied, to the embeddings that it is.
+
+    Raises:
+        CheckpointError: a model does not fit the base; all problems are named.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        models: Mapping[str, Checkpoint],
+        *,
+        compiled: bool | None = None,
+    ) -> None:
+        errors = [p.text for p in problems(base, models) if p.severity == "error"]
+        if errors:
+            raise CheckpointError("; ".join(errors), place=shown(base.path))
+        self.base = base
+        self.models = dict(models)
+        self.follows = stored_twice(base, models)
+        entries = sum(entry.count for entry in base.tensors.values())
+        self.compiled = entries > WORTH_COMPILED if compiled is None else compiled
+        self._tables: dict[tuple[str, str], MagnitudeTable] = {}
+        self._table_bytes = 0
+        self._idle: list[Scratch] = []
+
+    def tensor(
+        self, name: str, settings: Settings | None, method: str, *, dtype: str | None = None
+    ) -> Tensor:
+        """One merged tensor in its shape, on the CPU.
+
+        Args:
+            name: of the tensor.
+            settings: its numbers, per-model ones in the order of `models`; None for the base's.
+            method: name of the merge method.
+            dtype: of the result, as people or safetensors write it; None for the base's own.
+
+        Raises:
+            CheckpointError: there is no such tensor, or a file changed.
+            UsageError: the settings are not the method's.
+        """
+        tensors = {} if settings is None else {self.follows.get(name, name): settings}
+        plan = MergePlan(method, tuple(self.models), tensors)
+        self.check(plan)
+        word = self.word(name, dtype)
+        entry = self.base.entry(name)
+        out = torch.empty(entry.count, dtype=torch_dtype(word))
+        for start, piece in self.pieces(name, plan, word):
+            out[start : start + len(piece)] = piece
+        return out.reshape(entry.shape)
+
+    def write(
+        self,
+        plan: MergePlan,
+        folder: Path,
+        *,
+        dtype: str | None = None,
+        shard_size: int = SHARD_SIZE,
+    ) -> None:
+        """Write all tensors as shards with their index; nothing else.
+
+        Args:
+            plan: tensors that it does not name are copied from the base.
+            folder: exists, as `evomerge.checkpoint.files.staged_folder` gives it.
+            dtype: of the merged tensors; None keeps the base's, tensor by tensor.
+            shard_size: bytes per shard.
+
+        Raises:
+            CheckpointError: a file changed, or the plan names a tensor that is not there.
+            UsageError: the plan does not fit the models or its method.
+            DiskFullError: there is no space.
+        """
+        self.check(plan)
+        words = {name: self.word(name, dtype) for name in self.base.tensors}
+        layout = [(name, words[name], entry.shape) for name, entry in self.base.tensors.items()]
+
+        def write_one(name: str) -> None:
+            for start, piece in self.pieces(name, plan, words[name]):
+                writer.write(name, start, piece)
+
+        with CheckpointWriter(folder, layout, shard_size=shard_size) as writer:
+            self.spread(write_one, words)
+            writer.finish()
+
+    def check(self, plan: MergePlan) -> None:
+        """Says whether a plan fits these checkpoints.
+
+        Raises:
+            CheckpointError: it names a tensor that is not there.
+            UsageError: it names another model, or settings that its method does not take.
+        """
+        method = method_named(plan.method)
+        check_count(method, len(plan.models))
+        for model in plan.models:
+            if model not in self.models:
+                raise UsageError(f"the plan names the model {quoted(model)}, which is not open")
+        for name, settings in plan.tensors.items():
+            self.base.entry(name)
+            check_settings(method, settings, len(plan.models))
+
+    def word(self, name: str, dtype: str | None) -> str:
+        """The safetensors dtype of a tensor of the output; only merged tensors are converted."""
+        entry = self.base.entry(name)
+        return parse_dtype(dtype) if dtype is not None and merges(entry) else entry.dtype
+
+    def settings(self, name: str, plan: MergePlan) -> Settings | None:
+        """A tensor's settings; None where the outcome is the base's own tensor.
+
+        A tensor that `follows` another has the other's.
+        """
+        settings = plan.tensors.get(self.follows.get(name, name))
+        if settings is None or not merges(self.base.entry(name)):
+            return None
+        return settings if method_named(plan.method).used(settings) else None
+
+    def pieces(self, name: str, plan: MergePlan | None, word: str) -> Iterator[Piece]:
+        """A tensor of the output piece by piece: first entry, and entries in the dtype `word`.
+
+        A piece is overwritten by the next.
+
+        Args:
+            name: of the tensor.
+            plan: one that passed `check`; None for the base.
+            word: safetensors dtype.
+        """
+        settings = None if plan is None else self.settings(name, plan)
+        with self._scratch() as scratch:
+            if plan is None or settings is None:
+                yield from copied(self.base, name, torch_dtype(word), scratch)
+                return
+            merge = self._merge(name, plan, settings, word, scratch)
+            yield from merged(merge, torch_dtype(word), scratch)
+
+    def fill(self, target: Tensor, name: str, plan: MergePlan | None, word: str) -> bool:
+        """Compute a tensor of the output right where it is wanted, from the mapped files.
+
+        Args:
+            target: ``(n,)`` of the dtype `word`, contiguous, on the CPU.
+            name, plan, word: as for `pieces`.
+
+        Returns:
+            Whether it was done; if not, nothing was written, and `pieces` does it.
+        """
+        settings = None if plan is None else self.settings(name, plan)
+        if not self.compiled or plan is None or settings is None or not len(target):
+            return False
+        with self._scratch() as scratch:
+            merge = self._merge(name, plan, settings, word, scratch)
+        if merge.formula is None:
+            return False
+        runs = mapped_runs(merge.inputs, merge.formula.models)
+        if runs is None:
+            return False
+        blend(merge.formula, Run(word, target.data_ptr()), runs, (0, len(target)))
+        return True
+
+    def spread(self, work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
+        """Do something for each tensor, in as many threads as torch may use; large ones first."""
+        ordered = sorted(names, key=lambda name: -self.base.entry(name).size)
+        threads = torch.get_num_threads()
+        if threads == 1:
+            return [work(name) for name in ordered]
+        with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+            try:
+                return list(pool.map(work, ordered))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _merge(
+        self, name: str, plan: MergePlan, settings: Settings, word: str, scratch: Scratch
+    ) -> TensorMerge:
+        method = method_named(plan.method)
+        models = [self.models[model] for model in plan.models]
+        inputs = Inputs(name, self.base, models, plan.models, plan.seed)
+        kept = self._thresholds(inputs, plan.models, method, settings, scratch)
+        used = method.used(settings)
+        form = formula(method, settings, kept) if self._fits(inputs, used, word) else None
+        return TensorMerge(inputs, method, settings, kept, form)
+
+    def _fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
+        """Whether the compiled loops take these models, beside the base and other dtypes."""
+        sources = [inputs.base, *(inputs.models[i] for i in models)]
+        return self.compiled and fits([*(s.entry(inputs.name).dtype for s in sources), *words])
+
+    def _thresholds(
+        self,
+        inputs: Inputs,
+        models: Sequence[str],
+        method: MergeMethod,
+        settings: Settings,
+        scratch: Scratch,
+    ) -> dict[int, Threshold]:
+        densities = method.densities(settings)
+        if densities is None:
+            return {}
+        sparse = [i for i in method.used(settings) if densities[i] < 1]
+        known = {i: self._tables.get((inputs.name, models[i])) for i in sparse}
+        unknown = [i for i, table in known.items() if table is None]
+        if unknown:
+            compiled = self._fits(inputs, unknown)
+            counted = magnitude_tables(inputs, unknown, scratch, compiled=compiled)
+            known.update(counted)
+            for i, table in counted.items():
+                self._keep((inputs.name, models[i]), table)
+        found = {
+            i: table.threshold(densities[i]) for i, table in known.items() if table is not None
+        }
+        return {i: threshold for i, threshold in found.items() if threshold is not None}
+
+    def _keep(self, key: tuple[str, str], table: MagnitudeTable) -> None:
+        if self._table_bytes + table.size <= TABLE_BYTES:
+            self._tables[key] = table
+            self._table_bytes += table.size
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Scratch]:
+        """Buffers that no other thread uses meanwhile."""
+        try:
+            scratch = self._idle.pop()
+        except IndexError:
+            scratch = Scratch()
+        try:
+            yield scratch
+        finally:
+            self._idle.append(scratch)
+
+
+@cache
+def method_named(name: str) -> MergeMethod:
+    """The merge method of that name; PluginError if there is none."""
+    method: MergeMethod = METHODS.load(name)
+    return method
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Torch computes in the calling threads meanwhile, which are as many as it may use."""
+    allowed = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(allowed)

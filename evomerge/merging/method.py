@@ -1,0 +1,236 @@
+"""What a merge method is: its fields, declared once, and its arithmetic on a stretch of entries.
+
+The fields are the table that everything else derives from: the space that is searched, the check
+of settings, the listings. Nothing here loads torch, so that recipes can be read without it.
+
+Most methods are elementwise: each entry of the merged tensor depends on the same entry of the base
+and of the models, on the sparsifier's thresholds, which come from whole tensors
+(`evomerge.merging.magnitudes`), and on random numbers that have addresses. So tensors are merged in
+chunks, and nothing about the chunks shows in the result. Methods that need norms, ranks or angles
+say so (`Traits.whole`) and get the tensor as one chunk; memory then grows with the largest tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from evomerge.errors import UsageError
+from evomerge.space import Scale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Settings = Mapping[str, float | tuple[float, ...]]
+"""One tensor's numbers by field: one per model, in the recipe's order, or one for all."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One number that a method takes.
+
+    Attributes:
+        name: ``weight``, ``density``, ``scaling``.
+        per: whether there is one for each model, or one for the group.
+        low, high: the range that is searched unless the campaign file gives another.
+        default: the value at which the method is itself where nothing is said.
+        scale: ``log`` searches the range in the logarithm.
+        meaning: one line for people.
+        source: where the range and the default come from.
+        limits: the least and the greatest value that make sense; others are refused.
+    """
+
+    name: str
+    per: Literal["model", "group"]
+    low: float
+    high: float
+    default: float
+    scale: Scale
+    meaning: str
+    source: str
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def role(self) -> str:
+        """``weight`` or ``density`` for all that are one, such as ``negative_weight``."""
+        return role_of(self.name)
+
+
+def role_of(name: str) -> str:
+    """What a field of this name is: the last of its words."""
+    return name.rpartition("_")[2]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the engine and recipes must know of a method.
+
+    Attributes:
+        whole: `MergeMethod.combine` needs all entries of a tensor in one chunk.
+        fewest, most: models that it takes; None is any number.
+        parents: weights of 0 give the base, and a weight of 1 for one model alone gives that
+            model, at density 1 and scaling 1.
+        average: N weights of 1/N give the plain average, at density 1 and scaling 1.
+    """
+
+    whole: bool = False
+    fewest: int = 1
+    most: int | None = None
+    parents: bool = True
+    average: bool = False
+
+
+ELEMENTWISE = Traits()
+
+
+class Chunk(Protocol):
+    """A stretch of entries of one tensor, as a method sees it; all tensors are flat, ``(n,)``.
+
+    The dtype is float32, or float64 where an input is. Tensors are scratch: those of one chunk
+    are overwritten by the next.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor, whose entries are in row-major order."""
+        ...
+
+    @property
+    def total(self) -> Tensor:
+        """The result; holds the base's entries at first."""
+        ...
+
+    def vector(self, model: int) -> Tensor:
+        """The task vector of a model, sparsified to its density; valid until the next call."""
+        ...
+
+    def model(self, model: int) -> Tensor:
+        """The entries of a model; valid until the next call."""
+        ...
+
+    def uniform(self, model: int) -> Tensor:
+        """Random numbers in [0, 1), float32; valid until the next call.
+
+        They depend on the plan's seed, the names of model and tensor and the entry's place in it,
+        and on nothing else: the same for every candidate, chunk size and thread.
+        """
+        ...
+
+    def spare(self, role: str) -> Tensor:
+        """Memory like ``total``'s, holding anything; the same for the same role."""
+        ...
+
+
+class MergeMethod(Protocol):
+    """Base, models and settings to merged entries. Stateless."""
+
+    @property
+    def name(self) -> str:
+        """As the campaign file says it."""
+        ...
+
+    @property
+    def paper(self) -> str:
+        """Authors, year and identifier."""
+        ...
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What `Settings` must hold: these names and no others."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """What it needs and what can be relied on."""
+        ...
+
+    def used(self, settings: Settings) -> tuple[int, ...]:
+        """The models that the result depends on, ascending; none means the base's own bytes."""
+        ...
+
+    def densities(self, settings: Settings) -> tuple[float, ...] | None:
+        """The fraction that `Chunk.vector` keeps, one per model; None keeps everything."""
+        ...
+
+    def combine(self, chunk: Chunk, settings: Settings) -> None:
+        """Turns ``chunk.total`` from the base's entries into the merged ones, in place.
+
+        Models are taken in their order, and every product is rounded before it is added: a fused
+        multiply-add, which compilers use for some entries of an array and not for others, would
+        let the chunks show in the bits.
+        """
+        ...
+
+
+def per_model(settings: Settings, field: str) -> tuple[float, ...]:
+    """The numbers of a per-model field.
+
+    Raises:
+        UsageError: there is one number where one per model is needed.
+    """
+    value = settings[field]
+    if not isinstance(value, tuple):
+        raise UsageError(f"{field} is {value}; one number per model is needed")
+    return value
+
+
+def per_group(settings: Settings, field: str) -> float:
+    """The number of a per-group field.
+
+    Raises:
+        UsageError: there are several numbers where one is needed.
+    """
+    value = settings[field]
+    if isinstance(value, tuple):
+        raise UsageError(f"{field} is {value}; one number is needed")
+    return value
+
+
+def check_settings(method: MergeMethod, settings: Settings, models: int) -> None:
+    """Says whether settings are what a method takes.
+
+    Args:
+        models: how many there are.
+
+    Raises:
+        UsageError: on missing or unknown fields, a wrong count, or a value outside its limits.
+    """
+    check_count(method, models)
+    names = {field.name for field in method.fields}
+    if set(settings) != names:
+        raise UsageError(
+            f"{method.name} takes {', '.join(sorted(names))}; "
+            f"{', '.join(sorted(settings)) or 'nothing'} was given"
+        )
+    for field in method.fields:
+        _check_values(field, _values(field, settings, models))
+
+
+def check_count(method: MergeMethod, models: int) -> None:
+    """Says whether a method takes this many models.
+
+    Raises:
+        UsageError: if it does not.
+    """
+    fewest, most = method.traits.fewest, method.traits.most
+    if models < fewest or (most is not None and models > most):
+        wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}"
+        raise UsageError(f"{method.name} takes {wanted} models; here are {models}")
+
+
+def _values(field: Field, settings: Settings, models: int) -> Sequence[float]:
+    if field.per == "group":
+        return (per_group(settings, field.name),)
+    values = per_model(settings, field.name)
+    if len(values) != models:
+        raise UsageError(f"{field.name} has {len(values)} numbers for {models} models")
+    return values
+
+
+def _check_values(field: Field, values: Sequence[float]) -> None:
+    low, high = field.limits
+    for value in values:
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UsageError(f"{field.name} is {value}; allowed is [{low}, {high}], finite")

@@ -1,0 +1,25 @@
+"""A merge with every number filled in: which method, and each tensor's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.merging.method import Settings
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What a candidate is for the engine.
+
+    Attributes:
+        method: a name in `evomerge.merging.registry.METHODS`.
+        models: in the order of the numbers in per-model fields.
+        tensors: settings by tensor name; the tensors that are absent are the base's.
+        seed: of the methods that draw random numbers.
+    """
+
+    method: str
+    models: tuple[str, ...]
+    tensors: Mapping[str, Settings]
+    seed: int = 0

@@ -1,0 +1,38 @@
+"""Merge methods by name."""
+
+from __future__ import annotations
+
+from evomerge.registry import Registry
+
+METHODS = Registry(
+    "method",
+    {
+        "sparse_signed": "evomerge.merging.sums:SPARSE_SIGNED",
+        "sparse_split": "evomerge.merging.split:SPARSE_SPLIT",
+        "task_arithmetic": "evomerge.merging.sums:TASK_ARITHMETIC",
+        "linear": "evomerge.merging.sums:LINEAR",
+        "ties": "evomerge.merging.ties:TIES",
+        "dare_linear": "evomerge.merging.dare:DARE_LINEAR",
+        "dare_ties": "evomerge.merging.dare:DARE_TIES",
+        "dare_linear_l1": "evomerge.merging.dare:DARE_LINEAR_L1",
+        "dare_ties_l1": "evomerge.merging.dare:DARE_TIES_L1",
+        "breadcrumbs": "evomerge.merging.breadcrumbs:BREADCRUMBS",
+        "breadcrumbs_tensor": "evomerge.merging.breadcrumbs:BREADCRUMBS_TENSOR",
+        "breadcrumbs_ties": "evomerge.merging.breadcrumbs:BREADCRUMBS_TIES",
+        "della": "evomerge.merging.della:DELLA",
+        "della_linear": "evomerge.merging.della:DELLA_LINEAR",
+        "della_l1": "evomerge.merging.della:DELLA_L1",
+        "della_linear_l1": "evomerge.merging.della:DELLA_LINEAR_L1",
+        "sce": "evomerge.merging.sce:SCE",
+        "pcb": "evomerge.merging.pcb:PCB",
+        "star": "evomerge.merging.star:STAR",
+        "slerp": "evomerge.merging.directions:SLERP",
+        "nuslerp": "evomerge.merging.directions:NUSLERP",
+        "multislerp": "evomerge.merging.directions:MULTISLERP",
+        "karcher": "evomerge.merging.directions:KARCHER",
+        "model_stock": "evomerge.merging.directions:MODEL_STOCK",
+        "interpolation": "evomerge.merging.pairs:INTERPOLATION",
+        "nearswap": "evomerge.merging.pairs:NEARSWAP",
+        "transfer": "evomerge.merging.pairs:TRANSFER",
+    },
+)

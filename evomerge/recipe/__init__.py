@@ -1,0 +1,1 @@
+"""What is merged and searched: the campaign file, strict YAML, groups, recipe, preflight."""

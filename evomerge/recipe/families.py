@@ -1,0 +1,112 @@
+"""The families of plug-ins that a campaign file names, looked up without their libraries.
+
+Samplers and objectives live in rooms above this one; they are found by name, like any plug-in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from evomerge.errors import CampaignError, PluginError
+from evomerge.interfaces import Objective, Sampler, SearchProblem
+from evomerge.merging.method import Field, MergeMethod
+from evomerge.merging.registry import METHODS
+from evomerge.recipe.reader import text
+from evomerge.recipe.specs import ObjectiveSpec, SamplerSpec
+from evomerge.recipe.strict_yaml import Node
+from evomerge.registry import Registry, unknown
+
+_FAMILIES = Registry(
+    "family",
+    {
+        "sampler": "evomerge.search.registry:check_name",
+        "sampler maker": "evomerge.search.registry:make_sampler",
+        "objective": "evomerge.objectives.registry:OBJECTIVES",
+        "objective maker": "evomerge.objectives.registry:make",
+    },
+)
+
+_LATER_METHODS = re.compile(r"lines|passthrough|arcee_fusion|compeft|metagpt")
+_LATER_OBJECTIVES = {
+    "lm_eval": "it comes with the extra lm-eval in a later version; type: jsonl is here",
+    "command": "it comes with a later version; type: python can call a command",
+    "http": "objectives behind an endpoint come with a later version",
+    "http_chat": "objectives behind an endpoint come with a later version",
+    "openai": "objectives behind an endpoint come with a later version",
+}
+
+
+@cache
+def method_of(name: str) -> MergeMethod:
+    """The merge method of that name.
+
+    Raises:
+        PluginError: if nothing has this name.
+    """
+    found: MergeMethod = METHODS.load(name)
+    return found
+
+
+def fields_of(method: str) -> tuple[Field, ...]:
+    """The parameters of a merge method; PluginError if nothing has this name."""
+    return method_of(method).fields
+
+
+def method(node: Node) -> str:
+    """The name of a merge method."""
+    name = str(node.value)
+    later = {name: "it comes with a later version"} if _LATER_METHODS.fullmatch(name) else {}
+    return _named(node, "method", later, METHODS)
+
+
+def objective(node: Node) -> str:
+    """The name of an objective's type."""
+    registry: Registry = _FAMILIES.load("objective")
+    return _named(node, "objective", _LATER_OBJECTIVES, registry)
+
+
+def sampler(node: Node) -> str:
+    """The name of a sampler."""
+    check: Callable[[str], None] = _FAMILIES.load("sampler")
+    name = text(node)
+    try:
+        check(name)
+    except PluginError as error:
+        raise PluginError(error.cause, place=str(node.place)) from None
+    return name
+
+
+def make_sampler(spec: SamplerSpec, problem: SearchProblem) -> Sampler:
+    """The sampler itself; imports its library.
+
+    Raises:
+        UsageError: if it cannot work on this problem, or an option is wrong.
+    """
+    make: Callable[..., Sampler] = _FAMILIES.load("sampler maker")
+    return make(spec.name, problem, spec.options)
+
+
+def make_objective(spec: ObjectiveSpec, folder: Path) -> Objective:
+    """The objective itself, which reads its items.
+
+    Raises:
+        UsageError: if its options or items are not in order.
+    """
+    make: Callable[..., Objective] = _FAMILIES.load("objective maker")
+    return make(spec.type, spec.options, folder=folder)
+
+
+def _named(node: Node, family: str, later: Mapping[str, str], registry: Registry) -> str:
+    name = text(node)
+    if name in registry.own:
+        return name
+    known = registry.names()
+    if name in later and name not in known:
+        cause = f"the {family} {name!r} is not in this version yet: {later[name]}"
+        raise CampaignError(cause, place=str(node.place))
+    if name not in known:
+        raise PluginError(unknown(family, name, known), place=str(node.place))
+    return name

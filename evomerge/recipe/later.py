@@ -1,0 +1,20 @@
+"""Keys and values that later versions bring: refused with that message, never ignored."""
+
+from __future__ import annotations
+
+TOP = {
+    "surrogate": "surrogates come with a later version; the samplers here need none",
+    "surrogates": "surrogates come with a later version; the samplers here need none",
+    "adapters": "PEFT adapters come with a later version; merge them into full checkpoints first",
+}
+BUDGET = {
+    "requests": "it counts requests to endpoints, which come with a later version",
+    "tokens": "it counts tokens at endpoints, which come with a later version",
+    "money": "it counts spend at endpoints, which come with a later version",
+}
+ENGINES = {"ray": "several machines come with a later version; 'local' uses every GPU of this one"}
+MERGEKIT = {
+    "merge_method": "method under merge",
+    "base_model": "base",
+    "slices": "groups under merge",
+}

@@ -1,0 +1,76 @@
+"""The recipe file of one merge: a campaign's ``base``, ``models`` and ``merge``, with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.errors import CampaignError, UsageError
+from evomerge.recipe import merge_section, sections
+from evomerge.recipe.reader import Section, byte_count, raise_all
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.strict_yaml import load, read
+
+CAMPAIGN_KEYS = ("goals", "budget", "sampler", "items", "study", "export")
+
+
+@dataclass(frozen=True)
+class MergeRecipe:
+    """One merge, without a search.
+
+    Attributes:
+        path: of the file, absolute.
+        recipe: base, models, method, groups, pins.
+        parameters: by name, as `BoundRecipe.plan` takes them; what is missing is what its pin
+            says, or the method's default.
+        dtype: of the merged tensors, a safetensors word; None keeps the base's.
+        shard_size: in bytes; None takes the writer's own.
+    """
+
+    path: Path
+    recipe: Recipe
+    parameters: Mapping[str, float]
+    dtype: str | None
+    shard_size: int | None
+
+    @classmethod
+    def load(cls, path: Path | str) -> MergeRecipe:
+        """Read a recipe file.
+
+        Raises:
+            CampaignError: with file:line:column, what was got and what is allowed.
+            PluginError: on a method that nothing has.
+        """
+        file = Path(path).expanduser()
+        problems: list[UsageError] = []
+        top = Section(load(read(file), str(path)), "", problems)
+        try:
+            recipe = _read(top, file.absolute())
+        except UsageError as problem:
+            raise_all([*problems, problem])
+            raise
+        raise_all(problems)
+        return recipe
+
+
+def _read(top: Section, path: Path) -> MergeRecipe:
+    _refuse_campaign(top)
+    recipe, parameters = merge_section.merge_recipe(top, path.parent)
+    merge = MergeRecipe(
+        path=path,
+        recipe=recipe,
+        parameters=parameters,
+        dtype=top.get("dtype", sections.dtype, None),
+        shard_size=top.get("shard_size", byte_count, None),
+    )
+    top.finish()
+    return merge
+
+
+def _refuse_campaign(top: Section) -> None:
+    found = [key for key in CAMPAIGN_KEYS if key in top]
+    if found:
+        cause = f"{found[0]!r} belongs to a campaign; a recipe has base, models, merge and dtype"
+        place = str(top.node.keys[found[0]])
+        raise CampaignError(cause, place=place, command=f"evomerge run {place.split(':')[0]}")

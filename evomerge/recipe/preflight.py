@@ -1,0 +1,204 @@
+"""What would go wrong, found before anything is evaluated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.errors import EvomergeError, StudyError
+from evomerge.interfaces import Objective, Sampler, SearchProblem
+from evomerge.recipe import families
+from evomerge.recipe.campaign import Campaign
+from evomerge.recipe.findings import (
+    Finding,
+    failure,
+    in_bytes,
+    info,
+    refusal,
+    warning,
+)
+from evomerge.recipe.model_checks import check_models, merged_bytes
+from evomerge.recipe.recipe import BoundRecipe
+
+SPARE = 1.2
+"""Free memory and disk are wanted this many times over."""
+
+
+def preflight(campaign: Campaign) -> list[Finding]:
+    """All findings, errors first; every tensor is read once, nothing is written or evaluated."""
+    with ExitStack() as stack:
+        found = list(_all(campaign, stack))
+    order = ("error", "warning", "info")
+    return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
+    yield from _same_models(campaign)
+    opened: dict[str, Checkpoint] = {}
+    for name, path in {"base": campaign.recipe.base, **campaign.recipe.models}.items():
+        try:
+            opened[name] = stack.enter_context(Checkpoint.open(path))
+        except EvomergeError as error:
+            yield failure(name, _with_hub_hint(error, campaign.folder, path))
+    base = opened.get("base")
+    if base is not None:
+        models = {name: model for name, model in opened.items() if name != "base"}
+        yield from _guarded("models", lambda: check_models(base, models))
+        yield from _sizes(campaign, base)
+        yield from _guarded("recipe", lambda: _search(campaign, base))
+    yield from _objectives(campaign, base)
+    yield from _outputs(campaign)
+
+
+def _with_hub_hint(error: EvomergeError, folder: Path, path: Path) -> EvomergeError:
+    """What is not there may be an id of the hub, two words and a slash."""
+    words = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
+    if path.exists() or len(words) != 2:
+        return error
+    model = "/".join(words)
+    cause = f"{error.cause}; if {model} is a model of the hub, download it first"
+    command = f"hf download {model} --local-dir {words[1]}"
+    return type(error)(cause, place=error.place, command=command)
+
+
+def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check whose own failure is a finding."""
+    try:
+        yield from check()
+    except EvomergeError as error:
+        yield failure(about, error)
+
+
+def _same_models(campaign: Campaign) -> Iterator[Finding]:
+    seen: dict[Path, str] = {}
+    for name, path in {"base": campaign.recipe.base, **campaign.recipe.models}.items():
+        real = path.resolve()
+        if real in seen:
+            yield warning("models", f"{name} is the same folder as {seen[real]}")
+        seen.setdefault(real, name)
+
+
+def _search(campaign: Campaign, base: Checkpoint) -> Iterator[Finding]:
+    """Groups, parameters, budget arithmetic, sampler."""
+    bound = campaign.recipe.bind(base.tensors)
+    dimensions = len(bound.space)
+    yield info(
+        "space",
+        f"{len(campaign.recipe.models)} models x {len(bound.groups)} tensor groups: "
+        f"{dimensions} parameters",
+    )
+    outside = [r.origin for r in bound.references() if _no_point(bound, r.method, r.parameters)]
+    if outside:
+        text = f"ranges and pins cannot express {', '.join(outside)}"
+        yield info("space", f"{text}; measured all the same, but the sampler does not see them")
+    yield from _budget(campaign, bound)
+    if dimensions:
+        yield from _sampler(campaign, bound)
+
+
+def _no_point(bound: BoundRecipe, method: str, parameters: Any) -> bool:
+    return bound.point_of(parameters, method=method) is None
+
+
+def _budget(campaign: Campaign, bound: BoundRecipe) -> Iterator[Finding]:
+    first, dimensions = len(bound.references()), len(bound.space)
+    trials = campaign.budget.trials
+    if dimensions == 0:
+        text = "every number is pinned; only the base, the models, their average"
+        yield warning("budget", f"{text} and warm starts are measured")
+    elif trials is None:
+        text = f"{first} references come first; then the time decides how many trials there are"
+        yield info("budget", text)
+    elif trials <= first:
+        text = f"{trials} trials do not reach beyond the {first} references that come first"
+        yield warning("budget", f"{text}; nothing is searched")
+    else:
+        text = f"{trials} trials: {first} references, {trials - first} proposals"
+        yield info("budget", f"{text} for {dimensions} parameters")
+        if trials - first <= dimensions:
+            hint = "fewer groups, 'shared: true' or more trials would help"
+            yield warning("budget", f"fewer proposals than parameters; {hint}")
+    if campaign.workers and campaign.workers > campaign.lookahead + 1:
+        text = f"{campaign.workers} workers, but a lookahead of {campaign.lookahead} keeps only"
+        yield warning("workers", f"{text} {campaign.lookahead + 1} busy")
+
+
+def _sampler(campaign: Campaign, bound: BoundRecipe) -> Iterator[Finding]:
+    goals, trials = len(campaign.goals), campaign.budget.trials
+    problem = SearchProblem(bound.space, goals, trials, campaign.seed)
+    try:
+        made: Sampler = families.make_sampler(campaign.sampler, problem)
+        yield info("sampler", made.name)
+    except EvomergeError as error:
+        yield failure("sampler", error)
+
+
+def _objectives(campaign: Campaign, base: Checkpoint | None) -> Iterator[Finding]:
+    items = 0
+    for metric, spec in campaign.objectives.items():
+        try:
+            made: Objective = families.make_objective(spec, campaign.folder)
+            count = made.count
+            if count is not None:
+                sizes = campaign.items.sizes(count)
+                items += sizes["search"]
+                parts = ", ".join(f"{split} {size}" for split, size in sizes.items())
+                yield info("items", f"{metric}: {count} items: {parts}")
+        except EvomergeError as error:
+            located = type(error)(
+                error.cause, place=error.place or str(spec.place), command=error.command
+            )
+            yield failure(f"goal {metric}", located)
+        unloadable = campaign.loader is None and base is not None and base.config() is None
+        if spec.type == "jsonl" and unloadable:
+            text = "the base has no config.json, so no language model can be made of it"
+            yield refusal(f"goal {metric}", f"{text}; name a loader")
+    if campaign.budget.trials and items:
+        total = campaign.budget.trials * items
+        yield info("budget", f"up to {total:,} items are scored in {campaign.budget.trials} trials")
+
+
+def _sizes(campaign: Campaign, base: Checkpoint) -> Iterator[Finding]:
+    """Memory for the live models, disk for the exports."""
+    workers = campaign.workers or 1
+    live = merged_bytes(base, campaign.dtype) * workers
+    free = psutil.virtual_memory().available
+    text = f"{workers} live model(s) of {in_bytes(live / workers)}; {in_bytes(free)} are free"
+    yield (warning if live * SPARE > free else info)("memory", text)
+    if campaign.export is not None:
+        yield from _disk(campaign.export.to, merged_bytes(base, campaign.export.dtype))
+
+
+def _disk(target: Path, size: int) -> Iterator[Finding]:
+    free = shutil.disk_usage(_existing(target)).free
+    text = f"a merge takes {in_bytes(size)}; {in_bytes(free)} are free at {target}"
+    if free < size * SPARE:
+        yield refusal("disk", text, StudyError.exit_code)
+    else:
+        yield info("disk", f"{text}, room for {free // max(size, 1):,}")
+
+
+def _outputs(campaign: Campaign) -> Iterator[Finding]:
+    targets = {"study": campaign.study}
+    if campaign.export is not None:
+        targets["export"] = campaign.export.to
+    for about, target in targets.items():
+        place = _existing(target)
+        if not place.is_dir():
+            yield refusal(about, f"{place} is not a folder", StudyError.exit_code)
+        elif not os.access(place, os.W_OK | os.X_OK):
+            yield refusal(about, f"{place} is not writable", StudyError.exit_code)
+    if (campaign.study / "study.db").exists():
+        yield info("study", f"{campaign.study} exists; run resumes it")
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())

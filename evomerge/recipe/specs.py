@@ -1,0 +1,132 @@
+"""Small records of a campaign: what measures, how items are split, when to stop, what to write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from evomerge.errors import UsageError
+from evomerge.recipe.strict_yaml import Place
+from evomerge.trial import SPLITS, Split
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """What measures a metric.
+
+    Attributes:
+        type: of the objectives' registry.
+        options: everything else that stands beside the type; plain JSON.
+        place: for errors that only making the objective can find.
+    """
+
+    type: str
+    options: Mapping[str, Any]
+    place: Place | None = field(default=None, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the campaign file has it."""
+        return {"type": self.type, **self.options}
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """What proposes points."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the campaign file has it."""
+        return {"name": self.name, **self.options}
+
+
+@dataclass(frozen=True)
+class ItemSplits:
+    """Three disjoint parts of every objective's items.
+
+    Attributes:
+        search, selection, test: shares that sum to 1, or counts.
+        counted: whether the numbers are counts.
+        seed: of the permutation that deals the items out.
+    """
+
+    search: float = 0.6
+    selection: float = 0.2
+    test: float = 0.2
+    counted: bool = False
+    seed: int = 0
+
+    def sizes(self, items: int) -> dict[Split, int]:
+        """How many items each part gets.
+
+        Shares are rounded so that the parts hold all items; a part with a share gets at least
+        one item while there are enough.
+
+        Raises:
+            UsageError: if there are fewer items than parts, or than the counts ask for.
+        """
+        shares: dict[Split, float] = dict(
+            zip(SPLITS, (self.search, self.selection, self.test), strict=True)
+        )
+        if self.counted:
+            counts = {split: int(share) for split, share in shares.items()}
+            if sum(counts.values()) > items:
+                raise UsageError(f"{sum(counts.values())} items are asked for; there are {items}")
+            return counts
+        used = [split for split in SPLITS if shares[split] > 0]
+        if items < len(used):
+            raise UsageError(f"{items} items cannot be split into {len(used)} parts")
+        return _rounded(shares, items)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides which items are in which part."""
+        numbers = {"search": self.search, "selection": self.selection, "test": self.test}
+        return {**numbers, "counted": self.counted, "seed": self.seed}
+
+
+def _rounded(shares: Mapping[Split, float], items: int) -> dict[Split, int]:
+    """Largest remainders over one item each; ties go to the earlier part."""
+    sizes: dict[Split, int] = {split: int(shares[split] > 0) for split in SPLITS}
+    wanted = {split: shares[split] * items for split in SPLITS}
+    for split in SPLITS:
+        sizes[split] = max(sizes[split], math.floor(wanted[split] + 1e-9))
+    while sum(sizes.values()) != items:
+        step = 1 if sum(sizes.values()) < items else -1
+        able = [split for split in SPLITS if shares[split] > 0 and (step > 0 or sizes[split] > 1)]
+        split = max(able, key=lambda split: step * (wanted[split] - sizes[split]))
+        sizes[split] += step
+    return sizes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When asking stops; whichever is reached first. At least one is set.
+
+    Attributes:
+        trials: references included.
+        hours: of wall time, summed over resumes.
+    """
+
+    trials: int | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What is written when the campaign ends.
+
+    Attributes:
+        to: the folder that gets one folder per merge.
+        which: ``front``, the whole Pareto set.
+        dtype: of the files, a safetensors word; None keeps the campaign's, or the base's.
+        shard_size: in bytes.
+    """
+
+    to: Path
+    which: Literal["front"] = "front"
+    dtype: str | None = None
+    shard_size: int = 5_000_000_000

@@ -1,0 +1,114 @@
+"""What commands and pages say of a study: its status, its front, its failures."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from evomerge.goals import violation
+from evomerge.study.study import Study
+from evomerge.trial import Measured, Split, Trial, TrialState
+
+if TYPE_CHECKING:
+    from evomerge.report.page import Content
+
+LONGEST_REASON = 160
+
+
+def chosen_on(trials: Sequence[Trial]) -> Split:
+    """The split that the final front is judged on: selection items once some were measured."""
+    return "selection" if any("selection" in trial.results for trial in trials) else "search"
+
+
+def status_of(study: Study) -> dict[str, Any]:
+    """One record: trials by state, front, hypervolume, spend, estimated time left."""
+    trials, spend = study.trials(), study.spend()
+    states = Counter(trial.state for trial in trials)
+    left = None if study.limit is None else max(0, study.limit - spend.trials)
+    return {
+        "study": str(study.folder),
+        "trials": spend.trials,
+        "budget": study.limit,
+        **{state.value: states[state] for state in TrialState},
+        "front": len(study.front(chosen_on(trials))),
+        "hypervolume": study.hypervolume(),
+        "attempts": spend.attempts,
+        "evaluation hours": spend.seconds / 3600,
+        "hours": spend.wall_seconds / 3600,
+        "hours left": hours_left(states[TrialState.DONE], left, spend.wall_seconds),
+    }
+
+
+def hours_left(done: int, left: int | None, wall_seconds: float) -> float | None:
+    """How long the trials that are left will take, at the pace so far; None if unknown."""
+    if left is None or done == 0 or wall_seconds <= 0:
+        return None
+    return left * wall_seconds / done / 3600
+
+
+def failures(study: Study) -> dict[str, int]:
+    """Reasons of failed trials with their counts, most frequent first; numbers are blanked."""
+    reasons = [_kind(trial.reason) for trial in study.trials(state=TrialState.FAILED)]
+    return dict(Counter(reasons).most_common())
+
+
+def front_rows(study: Study) -> list[dict[str, Any]]:
+    """The Pareto set, one record per trial: origin, values by metric and split, parameters."""
+    chosen = study.front(chosen_on(study.trials()))
+    return [trial_row(study, trial) for trial in chosen]
+
+
+def trial_row(study: Study, trial: Trial) -> dict[str, Any]:
+    """One trial as a record of plain numbers and words."""
+    means = trial.values(chosen_on([trial]))
+    return {
+        "trial": trial.number,
+        "origin": trial.candidate.origin,
+        "method": trial.candidate.method,
+        "feasible": means is not None and violation(study.goals, means) == 0,
+        "values": {
+            goal.metric: {
+                split: _measured(by_metric[goal.metric])
+                for split, by_metric in trial.results.items()
+            }
+            for goal in study.goals
+        },
+        "parameters": dict(trial.candidate.parameters),
+    }
+
+
+def content_of(study: Study) -> Content:
+    """What the page shows of a study."""
+    from evomerge.report.page import Content
+
+    trials = study.trials()
+    measured = [trial for trial in trials if trial.values() is not None]
+    volumes = {point.trial: point.hypervolume for point in study.history()}
+    volume = study.hypervolume()
+    facts = [("trials", f"{len(measured)} measured of {len(trials)}")]
+    if volume is not None:
+        facts.append(("hypervolume", f"{volume:.4g}"))
+    facts.append(("seed", str(study.seed)))
+    return Content(
+        name=study.name,
+        goals=study.goals,
+        measured=measured,
+        front=frozenset(trial.number for trial in study.front(chosen_on(trials))),
+        hypervolumes=[volumes.get(trial.number) for trial in measured],
+        facts=facts,
+    )
+
+
+def _measured(value: Measured) -> dict[str, Any]:
+    return {
+        "mean": value.mean,
+        "standard_error": value.standard_error,
+        "items": value.items,
+    }
+
+
+def _kind(reason: str | None) -> str:
+    """A reason without its numbers, so that the same mistake at other places counts as one."""
+    return re.sub(r"\d+", "…", reason or "no reason was given")[:LONGEST_REASON]

@@ -1,0 +1,1 @@
+"""The study: its database, its loop, its workers."""

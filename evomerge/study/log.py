@@ -1,0 +1,65 @@
+"""The sampler's log: the history of asks and ends, in the order in which asks saw them.
+
+It is derived from the database alone: before the ask numbered n come the trials whose
+``visible_from`` is n, by number. References outside the space are in no log.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+from evomerge.goals import Goal, losses, violation
+from evomerge.interfaces import Asked, Observation
+from evomerge.study.database import Database
+from evomerge.study.rows import load_trials
+from evomerge.trial import Trial
+
+
+class StudyLog:
+    """A list that only grows; implements `evomerge.interfaces.Log`."""
+
+    def __init__(self, events: Sequence[Asked | Observation] = ()) -> None:
+        self._events = list(events)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def events(self, start: int = 0) -> Iterator[Asked | Observation]:
+        """Events from a position on."""
+        return islice(self._events, start, None)
+
+    def append(self, event: Asked | Observation) -> None:
+        """Adds what the next ask sees."""
+        self._events.append(event)
+
+
+def load_log(database: Database, goals: Sequence[Goal]) -> StudyLog:
+    """The log as the database has it."""
+    with database.snapshot():
+        trials = load_trials(database)
+        rows = database.rows("SELECT number, own, note FROM candidates ORDER BY number")
+    seen: Mapping[int, list[Observation]] = defaultdict(list)
+    for trial in trials:
+        observed = observation(goals, trial)
+        if trial.visible_from is not None and observed is not None:
+            seen[trial.visible_from].append(observed)
+    log = StudyLog()
+    for trial, (number, own, note) in zip(trials, rows, strict=True):
+        for observed in seen.get(number, ()):
+            log.append(observed)
+        if trial.candidate.point is not None:
+            log.append(Asked(number, trial.candidate.point, bool(own), json.loads(note)))
+    return log
+
+
+def observation(goals: Sequence[Goal], trial: Trial) -> Observation | None:
+    """An ended trial as a sampler sees it; None if it lies outside the space."""
+    point, values = trial.candidate.point, trial.values("search")
+    if point is None:
+        return None
+    if values is None:
+        return Observation(trial.number, point, None, None)
+    return Observation(trial.number, point, losses(goals, [values])[0], violation(goals, values))

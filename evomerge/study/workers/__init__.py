@@ -1,0 +1,1 @@
+"""Workers: the processes that measure candidates, and how they are started, watched and ended."""

@@ -1,0 +1,109 @@
+"""What objectives are given: the live model, a checkpoint folder, or bare coefficients.
+
+Models are opened, and the live one loaded, once per worker and only if an objective needs them; a
+campaign of coefficients alone never imports torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.interfaces import Need
+from evomerge.recipe.campaign import Campaign
+from evomerge.study.workers.messages import Job
+
+if TYPE_CHECKING:
+    from evomerge.checkpoint.checkpoint import Checkpoint
+    from evomerge.merging.live import LiveMerge
+    from evomerge.merging.merger import Merger
+    from evomerge.objectives.subject import LiveModel
+    from evomerge.recipe.recipe import BoundRecipe
+
+
+class Subjects:
+    """Makes of each job what the campaign's objectives need."""
+
+    def __init__(self, campaign: Campaign, needs: frozenset[Need]) -> None:
+        """Open and load all that is needed.
+
+        Raises:
+            CheckpointError: if a model is broken or does not fit.
+            UsageError: if the live model's loader is at fault.
+        """
+        self._campaign = campaign
+        self._needs = needs
+        if "model" in needs:
+            _ = self._live
+        if "folder" in needs:
+            _ = self._merger
+
+    @contextmanager
+    def of(self, job: Job) -> Iterator[Mapping[Need, Any]]:
+        """Subjects by need; a folder is gone when the block ends."""
+        with ExitStack() as stack:
+            made: dict[Need, Any] = {}
+            if "coefficients" in self._needs:
+                made["coefficients"] = dict(job.parameters)
+            if "folder" in self._needs:
+                made["folder"] = stack.enter_context(self._written(job))
+            if "model" in self._needs:
+                live, merge = self._live
+                merge.apply(self._recipe.plan(job.method, job.parameters))
+                made["model"] = live
+            yield made
+
+    @contextmanager
+    def _written(self, job: Job) -> Iterator[Path]:
+        from evomerge.checkpoint.files import staged_folder
+
+        target = job.scratch / str(job.attempt)
+        plan = self._recipe.plan(job.method, job.parameters)
+        with staged_folder(target, replace=True) as folder:
+            for file in self._base.side_files():
+                shutil.copyfile(file, folder / file.name)
+            self._merger.write(plan, folder, dtype=self._campaign.dtype)
+        try:
+            yield target
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+
+    @cached_property
+    def _base(self) -> Checkpoint:
+        from evomerge.checkpoint.checkpoint import Checkpoint
+
+        return Checkpoint.open(self._campaign.recipe.base)
+
+    @cached_property
+    def _models(self) -> dict[str, Checkpoint]:
+        from evomerge.checkpoint.checkpoint import Checkpoint
+
+        return {name: Checkpoint.open(path) for name, path in self._campaign.recipe.models.items()}
+
+    @cached_property
+    def _recipe(self) -> BoundRecipe:
+        return self._campaign.recipe.bind(self._base.tensors)
+
+    @cached_property
+    def _merger(self) -> Merger:
+        from evomerge.merging.merger import Merger
+
+        return Merger(self._base, self._models)
+
+    @cached_property
+    def _live(self) -> tuple[LiveModel, LiveMerge]:
+        from evomerge.merging.live import LiveMerge
+        from evomerge.objectives.models import load_model
+
+        campaign = self._campaign
+        live = load_model(
+            campaign.recipe.base,
+            dtype=campaign.dtype,
+            loader=campaign.loader,
+            root=campaign.folder,
+        )
+        return live, LiveMerge(self._merger, live.module, dtype=campaign.dtype)

@@ -1,0 +1,174 @@
+"""A candidate of four models, live, against the memory traffic that it cannot avoid.
+
+The bound moves the same bytes in the same process: it reads base and models from the same maps,
+xors them, and writes the module's own memory, in compiled loops without any arithmetic. All
+settings change from candidate to candidate, so every tensor is computed each time; densities cut
+through the boundary code, so the exact form of the density rule is at work. CPU time of all
+threads, medians of interleaved rounds.
+
+    python experiments/speed/merge_speed.py
+
+With mergekit 0.1.5 in the same environment its kernels are timed beside ours on one tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import itertools
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from bench import MODELS, Memory, machine, medians, opened, write_models
+from numpy.typing import NDArray
+
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.merging.live import LiveMerge
+from evomerge.merging.merger import Merger
+from evomerge.merging.method import Settings
+from evomerge.merging.plan import MergePlan
+
+Words = NDArray[np.uint64]
+
+
+@numba.njit(nogil=True)
+def xor(out: Words, base: Words, a: Words, b: Words, c: Words, d: Words) -> None:
+    for j in range(len(out)):
+        out[j] = base[j] ^ a[j] ^ b[j] ^ c[j] ^ d[j]
+
+
+def words(address: int, size: int) -> Words:
+    return np.frombuffer((ctypes.c_uint64 * (size // 8)).from_address(address), np.uint64)
+
+
+def bound(checkpoints: list[Checkpoint], module: Memory, threads: int) -> Callable[[], None]:
+    jobs = []
+    for name, tensor in module.tensors.items():
+        size, addresses = tensor.numel() * 2, [tensor.data_ptr()]
+        for checkpoint in checkpoints:
+            address = checkpoint.address(name)
+            if address is None:
+                raise SystemExit(f"{name} cannot be mapped")
+            addresses.append(address)
+        jobs.append([words(address, size) for address in addresses])
+
+    def run() -> None:
+        if threads == 1:
+            for job in jobs:
+                xor(*job)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda job: xor(*job), jobs))
+
+    return run
+
+
+def settings(method: str, number: int) -> Settings:
+    """Other ones for every number."""
+    turn = number % 97 / 1000
+    found: dict[str, Settings] = {
+        "sparse_signed, all kept": {"weight": (0.6 + turn, -0.3, 0.8, 0.2), "density": (1.0,) * 4},
+        "sparse_signed, exact density": {
+            "weight": (0.6, -0.3, 0.8, 0.2),
+            "density": (0.2 + turn, 0.5 + turn, 0.3 + turn, 0.4 + turn),
+        },
+        "task_arithmetic": {"weight": (0.6, -0.3, 0.8, 0.2), "scaling": 0.4 + turn},
+        "ties": {"weight": (1.0,) * 4, "density": (0.2 + turn,) * 4, "scaling": 1.0},
+    }
+    return found[method]
+
+
+FORMS = ("sparse_signed, all kept", "sparse_signed, exact density", "task_arithmetic", "ties")
+
+
+def candidate(live: LiveMerge, names: list[str], form: str) -> Callable[[], None]:
+    count = itertools.count()
+
+    def run() -> None:
+        numbers = settings(form, next(count))
+        done = live.apply(MergePlan(form.split(",")[0], MODELS, dict.fromkeys(names, numbers)))
+        if done != len(names):
+            raise SystemExit(f"only {done} of {len(names)} tensors were computed")
+
+    return run
+
+
+def compare(folder: Path, rounds: int) -> dict[str, float]:
+    """Print the table; returns CPU seconds per parameter by form, on one thread."""
+    base, models = opened(folder)
+    names = list(base.tensors)
+    parameters = sum(entry.count for entry in base.tensors.values())
+    print(f"{parameters / 1e6:.0f} M parameters in {len(names)} tensors, 4 models, bfloat16")
+    found: dict[str, float] = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        module = Memory(base)
+        live = LiveMerge(Merger(base, models), module)
+        work = {"bound": bound([base, *models.values()], module, threads)}
+        work |= {form: candidate(live, names, form) for form in FORMS}
+        seconds = medians(work, rounds)
+        for form, time in seconds.items():
+            speed = parameters * 12 / time / 1e9
+            ratio = time / seconds["bound"]
+            print(
+                f"{threads} threads  {form:30s}{time * 1e3:8.0f} ms CPU"
+                f"{speed:7.1f} GB/s{ratio:7.2f} x bound"
+            )
+            if threads == 1:
+                found[form] = time / parameters
+    return found
+
+
+def mergekit(per_parameter: dict[str, float]) -> None:
+    """Their kernels on one matrix of 4 M entries, CPU time per parameter."""
+    try:
+        oracle: Any = importlib.import_module("mergekit.merge_methods.api")
+    except ImportError:
+        print("mergekit is not installed here; nothing to compare with")
+        return
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(2048, 2048, generator=generator) * 0.02
+    steps = [torch.randn(2048, 2048, generator=generator) * 1e-4 for _ in MODELS]
+    tensors = [base.bfloat16(), *((base + step).bfloat16() for step in steps)]
+    each = dict.fromkeys(range(1, 5), 1.0)
+    third = dict.fromkeys(range(1, 5), 0.3)
+
+    def theirs(method: str, **given: object) -> Callable[[], object]:
+        return lambda: oracle.merge_tensors(
+            tensors, method, parameters={"weight": each, **given}, base_index=0
+        )
+
+    work = {
+        "ties": theirs("ties", density=third, **{"lambda": 1.0}),
+        "task_arithmetic": theirs("task_arithmetic", **{"lambda": 1.0}),
+    }
+    for method, time in medians(work, 3).items():
+        theirs_each = time / base.numel()
+        print(
+            f"mergekit {method}: {theirs_each * 1e9:.2f} ns per parameter, "
+            f"ours {per_parameter[method] * 1e9:.3f}: {theirs_each / per_parameter[method]:.0f} x"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--layers", type=int, default=24)
+    options = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as place:
+        write_models(Path(place), options.layers)
+        found = compare(Path(place), options.rounds)
+    mergekit(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What an objective is handed when it needs the live model. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Reader(Protocol):
+    """Reads rows of tokens piece by piece and remembers them."""
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits after the last token, ``(rows, vocabulary)``, given new ``(rows, tokens)``."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """A causal language model with its tokenizer, whichever library it comes from."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many logits there are per token."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence in tokens; None if there is no limit."""
+        ...
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Token ids that end a generation."""
+        ...
+
+    @property
+    def start(self) -> int | None:
+        """The token that stands before an empty prompt; None if there is none."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids as the tokenizer makes them, with the special tokens that it adds."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        ...
+
+    def logits(self, ids: torch.Tensor, *, keep: int) -> torch.Tensor:
+        """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``, of ``(rows, tokens)``.
+
+        Rows may be padded on the right: no token sees a later one.
+        """
+        ...
+
+    def reader(self, *, rows: int, length: int) -> Reader:
+        """A reader that has read nothing yet, for up to `length` tokens per row."""
+        ...
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """A model whose parameters are a candidate's while the objective looks at it.
+
+    Attributes:
+        module: in evaluation mode; transformers' own class, the built-in Llama, or what the
+            campaign's loader returned. Its parameters must be left as they are.
+        tokenizer: transformers' own, or the built-in `ByteTokenizer`; None with a loader of the
+            user's that sets none.
+        device: where the parameters are.
+        folder: of the base, with its config and tokenizer files.
+        language: the same model behind one interface; None if it is no causal language model that
+            evomerge knows.
+    """
+
+    module: torch.nn.Module
+    tokenizer: Any
+    device: torch.device
+    folder: Path
+    language: LanguageModel | None = None

@@ -1,0 +1,50 @@
+"""Who is measured on the held-out items."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evomerge.goals import Goal
+from evomerge.study.confirmation import MOST, nominees
+from evomerge.trial import Candidate, Measured, Trial, TrialState
+
+GOALS = (Goal("a"), Goal("b"))
+REFERENCE = np.array([0.0, 0.0])  # losses: everything positive counts
+
+
+def trial(number: int, origin: str, a: float, b: float) -> Trial:
+    results = {"a": Measured(a, None, 1), "b": Measured(b, None, 1)}
+    return Trial(Candidate(number, origin, "m", {}), TrialState.DONE, results={"search": results})
+
+
+def test_the_front_and_the_references_are_nominated() -> None:
+    trials = [
+        trial(0, "base", 0.1, 0.1),
+        trial(1, "parent math", 0.9, 0.1),
+        trial(2, "uniform", 0.4, 0.4),
+        trial(3, "warm start 0", 0.2, 0.2),
+        trial(4, "sobol", 0.5, 0.5),
+    ]
+    front = [trials[1], trials[4]]
+    chosen = nominees(GOALS, trials, front, REFERENCE)
+    assert [t.number for t in chosen] == [0, 1, 2, 4]
+
+
+def test_references_that_failed_are_not() -> None:
+    failed = Trial(Candidate(0, "base", "m", {}), TrialState.FAILED, reason="no")
+    assert nominees(GOALS, [failed], [], None) == []
+
+
+def test_of_a_large_front_the_largest_contributions_are_taken() -> None:
+    # on the line a + b = 1, evenly but for the last two, which leave each other little room
+    spots = [i / 20 for i in range(1, MOST + 1)] + [0.9, 0.9001]
+    front = [trial(i, "sobol", a, 1 - a) for i, a in enumerate(spots)]
+    chosen = [t.number for t in nominees(GOALS, front, front, REFERENCE)]
+    assert len(chosen) == MOST
+    assert not {MOST, MOST + 1} <= set(chosen)
+
+
+def test_without_a_reference_point_the_first_are_taken() -> None:
+    front = [trial(i, "sobol", i, -i) for i in range(MOST + 3)]
+    chosen = nominees(GOALS, front, front, None)
+    assert [t.number for t in chosen] == list(range(MOST))
