@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from evomerge.merging.lines import FIELDS, PAPER, PREFIX
 from evomerge.merging.method import Field, MergeMethod
 from evomerge.merging.registry import METHODS
 
@@ -20,17 +22,29 @@ and nothing is searched, as in a recipe file. Numbers outside *allowed* are refu
 
 def render() -> str:
     """The page's text."""
-    return "\n".join([HEAD, *(section(METHODS.load(name)) for name in METHODS.own)])
+    methods = [section(METHODS.load(name)) for name in METHODS.own]
+    return "\n".join([HEAD, *methods, lines()])
+
+
+def lines() -> str:
+    """The prefix, which adds its numbers to those of the method that it is put before."""
+    own = [field for field in FIELDS if field.searched]
+    text = f"{PAPER}: any method above, scaled by depth. Beside that method's numbers:"
+    return _written(f"{PREFIX}METHOD", text, own)
 
 
 def section(method: MergeMethod) -> str:
     """One method: its source, and a row for each field."""
+    return _written(method.name, f"{method.paper}.", method.fields)
+
+
+def _written(title: str, text: str, fields: Sequence[Field]) -> str:
     rows = [
         "| number | per | searched | else | allowed | what it is |",
         "|---|---|---|---|---|---|",
-        *(row(field) for field in method.fields),
+        *(row(field) for field in fields),
     ]
-    return f"## {method.name}\n\n{method.paper}.\n\n" + "\n".join(rows) + "\n"
+    return f"## {title}\n\n{text}\n\n" + "\n".join(rows) + "\n"
 
 
 def row(field: Field) -> str:
@@ -38,7 +52,8 @@ def row(field: Field) -> str:
     scale = ", log" if field.scale == "log" else ""
     searched = f"{field.low:g} to {field.high:g}{scale}"
     meaning = f"{field.meaning} ({field.source})"
-    cells = (f"`{field.name}`", field.per, searched, f"{field.default:g}", allowed(field), meaning)
+    owner = "merge" if field.shared else field.per
+    cells = (f"`{field.name}`", owner, searched, f"{field.default:g}", allowed(field), meaning)
     return f"| {' | '.join(cells)} |"
 
 

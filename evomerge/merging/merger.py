@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +31,7 @@ from evomerge.merging.fused import Run, blend, fits, formula
 from evomerge.merging.magnitudes import MagnitudeTable, Threshold
 from evomerge.merging.method import MergeMethod, Settings, check_count, check_settings
 from evomerge.merging.plan import MergePlan
-from evomerge.merging.registry import METHODS
+from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
 
 TABLE_BYTES = 128_000_000
@@ -282,13 +281,6 @@ class Merger:
             yield scratch
         finally:
             self._idle.append(scratch)
-
-
-@cache
-def method_named(name: str) -> MergeMethod:
-    """The merge method of that name; PluginError if there is none."""
-    method: MergeMethod = METHODS.load(name)
-    return method
 
 
 @contextmanager

@@ -40,6 +40,8 @@ class Field:
         meaning: one line for people.
         source: where the range and the default come from.
         limits: the least and the greatest value that make sense; others are refused.
+        shared: one number over all groups, always.
+        searched: False for what the recipe itself fills in from the tensor's place in the model.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Field:
     meaning: str
     source: str
     limits: tuple[float, float] = (-math.inf, math.inf)
+    shared: bool = False
+    searched: bool = True
 
     @property
     def role(self) -> str:

@@ -1,7 +1,11 @@
-"""Merge methods by name."""
+"""Merge methods by name; ``lines:NAME`` is any of them, scaled by depth."""
 
 from __future__ import annotations
 
+from functools import cache
+
+from evomerge.merging.lines import PREFIX, Lines
+from evomerge.merging.method import MergeMethod
 from evomerge.registry import Registry
 
 METHODS = Registry(
@@ -36,3 +40,14 @@ METHODS = Registry(
         "transfer": "evomerge.merging.pairs:TRANSFER",
     },
 )
+
+
+@cache
+def method_named(name: str) -> MergeMethod:
+    """The merge method of that name.
+
+    Raises:
+        PluginError: if nothing has this name.
+    """
+    found: MergeMethod = METHODS.load(name.removeprefix(PREFIX))
+    return Lines(found) if name.startswith(PREFIX) else found

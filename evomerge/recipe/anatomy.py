@@ -48,6 +48,17 @@ def anatomy(names: Collection[str]) -> dict[str, Part]:
     return {name: _part(name.split("."), stacks[name], numbers) for name in ordered}
 
 
+def depths(names: Collection[str]) -> dict[str, float]:
+    """Where each tensor stands: from 0 in the first layer to 1 in the last; 0 outside them.
+
+    With one layer that is 0.
+    """
+    parts = anatomy(names)
+    layers = sorted({part.layer for part in parts.values() if part.layer is not None})
+    place = {layer: i / max(1, len(layers) - 1) for i, layer in enumerate(layers)}
+    return {n: 0.0 if p.layer is None else place[p.layer] for n, p in parts.items()}
+
+
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A sorting key: numbers by size, encoders before decoders."""
     pieces = re.split(r"(\d+)", name.replace("encoder", "\0encoder"))

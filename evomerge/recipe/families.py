@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.errors import CampaignError, PluginError
 from evomerge.interfaces import Objective, Sampler, SearchProblem
-from evomerge.merging.method import Field, MergeMethod
-from evomerge.merging.registry import METHODS
+from evomerge.merging.lines import PREFIX
+from evomerge.merging.method import Field
+from evomerge.merging.registry import METHODS, method_named
 from evomerge.recipe.reader import text
 from evomerge.recipe.specs import ObjectiveSpec, SamplerSpec
 from evomerge.recipe.strict_yaml import Node
@@ -29,7 +30,7 @@ _FAMILIES = Registry(
     },
 )
 
-_LATER_METHODS = re.compile(r"lines|passthrough|arcee_fusion|compeft|metagpt")
+_LATER_METHODS = re.compile(r"passthrough|arcee_fusion|compeft|metagpt")
 _LATER_OBJECTIVES = {
     "lm_eval": "it comes with the extra lm-eval in a later version; type: jsonl is here",
     "command": "it comes with a later version; type: python can call a command",
@@ -39,25 +40,19 @@ _LATER_OBJECTIVES = {
 }
 
 
-@cache
-def method_of(name: str) -> MergeMethod:
-    """The merge method of that name.
-
-    Raises:
-        PluginError: if nothing has this name.
-    """
-    found: MergeMethod = METHODS.load(name)
-    return found
-
-
 def fields_of(method: str) -> tuple[Field, ...]:
     """The parameters of a merge method; PluginError if nothing has this name."""
-    return method_of(method).fields
+    return tuple(field for field in method_named(method).fields if field.searched)
 
 
 def method(node: Node) -> str:
-    """The name of a merge method."""
-    name = str(node.value)
+    """The name of a merge method, perhaps with the prefix of LiNeS before it."""
+    name = text(node)
+    if name == PREFIX[:-1]:
+        cause = f"{name} scales another method by depth; write {PREFIX}sparse_signed, say"
+        raise CampaignError(cause, place=str(node.place))
+    if name.startswith(PREFIX):
+        return PREFIX + method(replace(node, value=name.removeprefix(PREFIX)))
     later = {name: "it comes with a later version"} if _LATER_METHODS.fullmatch(name) else {}
     return _named(node, "method", later, METHODS)
 

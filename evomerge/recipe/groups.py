@@ -1,8 +1,9 @@
 """Tensor groups: which tensors share one set of merge parameters.
 
 The layers are cut into bands, bands perhaps by kind of module; named regular expressions take
-their tensors before that; and embeddings, norms and head each have a rule. All of it is decided
-by names alone, so the order of shards changes nothing.
+their tensors before that; and embeddings, norms and head each have a rule. Or every tensor is a
+group, the space of aTLAS (Zhang et al. 2024, arXiv:2407.02880). All of it is decided by names
+alone, so the order of shards changes nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Grouping:
         embeddings, norms, head: ``follow`` the mean weight of their band (norms the band around
             them, embeddings the first, final norm and head the last) at density 1; a group of
             their ``own``; the ``base`` untouched; or the plain ``average`` of the models.
+        each: every tensor is a group of its own, named as it is; then there are no bands, and
+            nothing follows any.
         places: of ``layers`` and of each pattern, for errors.
     """
 
@@ -47,6 +50,7 @@ class Grouping:
     embeddings: Rule = "follow"
     norms: Rule = "follow"
     head: Rule = "follow"
+    each: bool = False
     places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +58,8 @@ class Grouping:
         layers = [list(b) for b in self.layers] if isinstance(self.layers, tuple) else self.layers
         rules = {"embeddings": self.embeddings, "norms": self.norms, "head": self.head}
         regex = [[name, pattern] for name, pattern in self.regex.items()]
-        return {"layers": layers, "modules": list(self.modules), "regex": regex, **rules}
+        found = {"layers": layers, "modules": list(self.modules), "regex": regex, **rules}
+        return {**found, "per": "tensor"} if self.each else found
 
     def assign(self, names: Collection[str]) -> Groups:
         """Give every tensor to a group or a rule.
@@ -81,7 +86,7 @@ class Groups:
         members: group to its tensors, in order of depth.
         follows: tensor to the groups whose mean weight it takes.
         averaged: tensors that take the plain average of the models.
-        dense: groups whose tensors are kept whole (norms of their own): no density is searched.
+        dense: groups whose tensors are kept whole (norms): no density is searched.
     """
 
     members: Mapping[str, tuple[str, ...]]
@@ -98,7 +103,7 @@ class _Assignment:
         self.parts = anatomy(names)
         self.by_regex = self._matched()
         self.layers = sorted({part.layer for part in self.parts.values() if part.layer is not None})
-        self.bands = self._bands()
+        self.bands = {} if grouping.each else self._bands()
 
     def result(self) -> Groups:
         members: dict[str, list[str]] = {name: [] for name in self._order()}
@@ -116,7 +121,13 @@ class _Assignment:
         if not kept:
             raise UsageError("no tensor falls into any group; there is nothing to search")
         follows = {name: self._leaders(band, kept) for name, band in followers.items()}
-        return Groups(kept, follows, tuple(averaged), frozenset({"norms"} & set(kept)))
+        return Groups(kept, follows, tuple(averaged), self._dense(kept))
+
+    def _dense(self, kept: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+        if not self.grouping.each:
+            return frozenset({"norms"} & set(kept))
+        alone = [g for g in kept if g in self.parts and g not in self.grouping.regex]
+        return frozenset(g for g in alone if self.parts[g].kind == "norm")
 
     def _matched(self) -> dict[str, str]:
         """Tensor to the regex group that takes it."""
@@ -178,6 +189,8 @@ class _Assignment:
 
     def _order(self) -> list[str]:
         """Every group there could be, in the order in which parameters are listed."""
+        if self.grouping.each:
+            return self._all_tensors()
         kinds = [*self.grouping.modules, "other"] if self.grouping.modules else [""]
         cut = [f"{band}.{kind}" if kind else band for band in self.bands for kind in kinds]
         order = [*self.grouping.regex, "embeddings", *cut, "norms", "head"]
@@ -187,13 +200,23 @@ class _Assignment:
             raise self.grouping.error(cause, twice[0])
         return order
 
+    def _all_tensors(self) -> list[str]:
+        slashed = [name for name in self.parts if "/" in name]
+        if slashed:
+            text = f"the tensor {slashed[0]!a} has a slash, which parameters' names cannot have"
+            raise UsageError(f"{text}; 'per: tensor' is not possible")
+        return list(dict.fromkeys([*self.grouping.regex, *self.parts]))
+
     def _home(self, name: str, part: Part) -> tuple[str | None, Rule]:
         """The group of a tensor, or the rule that it goes by."""
         if name in self.by_regex:
             return self.by_regex[name], "own"
         if part.kind in _RULED:
             rule: Rule = getattr(self.grouping, _RULED[part.kind])
-            return (_RULED[part.kind] if rule == "own" else None), rule
+            own = name if self.grouping.each else _RULED[part.kind]
+            return (own if rule == "own" else None), rule
+        if self.grouping.each:
+            return name, "own"
         if part.layer is None and self.layers:
             return None, "follow"
         band = self._band_of(part)

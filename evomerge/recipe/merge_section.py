@@ -153,7 +153,7 @@ def _pins(
     for field in fields:
         whole = merge.get(field.name, pin(field), Pin())
         if field.per == "group":
-            pins[field.name] = whole
+            pins[field.name] = whole.over(Pin(shared=field.shared))
             continue
         ties: dict[str, str] = {}
         places: dict[str, Place] = {}
@@ -209,9 +209,26 @@ def _grouping(part: Section | None) -> Grouping:
     places = {} if patterns is None else {name: _place(patterns, name) for name in regex}
     if "layers" in part:
         places["layers"] = _place(part, "layers")
-    rules = {key: cast(Rule, part.get(key, word(*RULES), "follow")) for key in _RULED}
+    each = part.get("per", word("band", "tensor"), "band") == "tensor"
+    rules = {key: _rule(part, key, each) for key in _RULED}
+    if each:
+        _refuse_bands(part)
     part.finish()
-    return Grouping(layers, modules, regex, **rules, places=places)
+    return Grouping(layers, modules, regex, **rules, each=each, places=places)
+
+
+def _rule(part: Section, key: str, each: bool) -> Rule:
+    """Where every tensor is a group, there is no band to follow."""
+    allowed = [rule for rule in RULES if not (each and rule == "follow")]
+    default: str = "own" if each else "follow"
+    return cast(Rule, part.get(key, word(*allowed), default))
+
+
+def _refuse_bands(part: Section) -> None:
+    for key in ("layers", "modules"):
+        if key in part:
+            cause = f"{key} makes bands; with 'per: tensor' every tensor is a group of its own"
+            part.problems.append(error(cause, part.node.keys[key]))
 
 
 _RULED = ("embeddings", "norms", "head")

@@ -99,7 +99,7 @@ class Numbers:
         names = set[str]()
         for f in self.fields:
             owners = [f"{model}/" for model in self.models] if f.per == "model" else [""]
-            for group in (*self.groups, ALL_GROUPS, ALL_TENSORS):
+            for group in (*(() if f.shared else self.groups), ALL_GROUPS, ALL_TENSORS):
                 if f.role != "density" or group not in self.dense:
                     names.update(f"{owner}{group}/{f.name}" for owner in owners)
         return frozenset(names)

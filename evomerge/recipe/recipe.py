@@ -22,7 +22,9 @@ from evomerge.checkpoint.header import TensorEntry
 from evomerge.errors import CampaignError, UsageError
 from evomerge.merging.method import Field, MergeMethod, Settings, check_count
 from evomerge.merging.plan import MergePlan
-from evomerge.recipe.families import fields_of, method_of
+from evomerge.merging.registry import method_named
+from evomerge.recipe.anatomy import depths
+from evomerge.recipe.families import fields_of
 from evomerge.recipe.groups import Grouping, Groups
 from evomerge.recipe.numbers import ALL_TENSORS, Numbers, uniform
 from evomerge.recipe.pins import Pin
@@ -102,7 +104,7 @@ class Recipe:
                 not fit the base's tensors, or if nothing is left to search.
         """
         try:
-            check_count(method_of(self.method), len(self.models))
+            check_count(method_named(self.method), len(self.models))
         except UsageError as error:
             raise CampaignError(error.cause) from None
         names = [name for name, entry in tensors.items() if entry.is_float]
@@ -156,12 +158,14 @@ class BoundRecipe:
             tensors = dict.fromkeys(self.floating, settings)
         else:
             tensors = self._tensors(numbers)
+        if any(field.name == "depth" for field in method_named(method).fields):
+            tensors = {name: {**s, "depth": self._depths[name]} for name, s in tensors.items()}
         return MergePlan(method, tuple(self.recipe.models), tensors, self.recipe.seed)
 
     def references(self) -> tuple[Reference, ...]:
         """The base, each parent, their uniform average, then the warm starts."""
         models, method = self.recipe.models, self.recipe.method
-        traits = method_of(method).traits
+        traits = method_named(method).traits
         average = method if traits.average else PLAIN_METHOD
         method = method if traits.parents else PLAIN_METHOD
         share = 1 / len(models)
@@ -195,6 +199,10 @@ class BoundRecipe:
         if _effect(self.plan(own, values)) != _effect(wanted):
             return None
         return self.space.point(values)
+
+    @cached_property
+    def _depths(self) -> Mapping[str, float]:
+        return depths(self.floating)
 
     def _numbers(self, method: str, parameters: Mapping[str, float]) -> Numbers:
         return Numbers(
@@ -238,7 +246,7 @@ def _clipped(parameter: Parameter, value: float) -> float:
 
 def _effect(plan: MergePlan) -> dict[str, Any]:
     """What a plan does, tensor by tensor: numbers of models that do not count are left out."""
-    method = method_of(plan.method)
+    method = method_named(plan.method)
     effects = {id(s): _of_tensor(method, s) for s in plan.tensors.values()}
     return {name: effects[id(s)] for name, s in plan.tensors.items() if effects[id(s)]}
 

@@ -14,13 +14,13 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.errors import UsageError
 from evomerge.merging import entries
 from evomerge.merging.live import LiveMerge
-from evomerge.merging.merger import Merger, method_named
+from evomerge.merging.merger import Merger
 from evomerge.merging.method import MergeMethod, Settings
 from evomerge.merging.plan import MergePlan
-from evomerge.merging.registry import METHODS
+from evomerge.merging.registry import METHODS, method_named
 
 Store = Callable[..., Checkpoint]
-ALL = list(METHODS.own)
+ALL = [*METHODS.own, "lines:sparse_signed", "lines:ties", "lines:slerp"]
 SHAPES: dict[str, tuple[int, ...]] = {
     "matrix": (7, 5),
     "column": (6, 1),

@@ -10,9 +10,9 @@ import torch
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.errors import UsageError
-from evomerge.merging.merger import Merger, method_named
+from evomerge.merging.merger import Merger
 from evomerge.merging.method import MergeMethod, Settings, check_settings
-from evomerge.merging.registry import METHODS
+from evomerge.merging.registry import METHODS, method_named
 
 METHOD_NAMES = list(METHODS.own)
 

@@ -57,6 +57,18 @@ CASES = {
         "5:29",
         "'wieght' in models.chat; did you mean 'weight'?",
     ),
+    "bands where every tensor is a group": Bad(
+        "{layers: 4, modules: [attention, mlp]}",
+        "{per: tensor, layers: 4}",
+        "8:26",
+        "every tensor is a group of its own",
+    ),
+    "following where there are no bands": Bad(
+        "{layers: 4, modules: [attention, mlp]}",
+        "{per: tensor, norms: follow}",
+        "8:33",
+        "own",
+    ),
     "model path misspelt": Bad("path:", "pth:", "5:10", "models.chat.path is missing"),
     "pin misspelt": Bad("{fixed", "{fxied", "5:38", "did you mean 'fixed'?"),
     "merge key misspelt": Bad(

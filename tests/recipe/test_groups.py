@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import CampaignError, UsageError
-from evomerge.recipe.anatomy import Part, anatomy
+from evomerge.recipe.anatomy import Part, anatomy, depths
 from evomerge.recipe.groups import Grouping
 from evomerge.recipe.strict_yaml import Place
 
@@ -211,3 +211,37 @@ def test_bands_need_layers() -> None:
 def test_a_model_without_tensors_to_merge_has_nothing_to_search(names: list[str]) -> None:
     with pytest.raises(UsageError, match="nothing to search"):
         Grouping().assign(names)
+
+
+def test_every_tensor_can_be_a_group() -> None:
+    """The space of aTLAS; a norm is kept whole, and rules still take their tensors out."""
+    names = [*llama(1), "scale"]
+    groups = Grouping(each=True, embeddings="base", norms="own", head="average").assign(names)
+    blocks = [name for name in names if "layers" in name]
+    assert sorted(groups.members) == sorted([*blocks, "model.norm.weight", "scale"])
+    assert all(tensors == (group,) for group, tensors in groups.members.items())
+    assert groups.averaged == ("lm_head.weight",)
+    assert groups.follows == {}
+    assert groups.dense == {"model.layers.0.input_layernorm.weight", "model.norm.weight"}
+
+
+def test_patterns_come_before_groups_of_one_tensor() -> None:
+    grouping = Grouping(
+        each=True, regex={"up": "up_proj"}, embeddings="own", norms="own", head="own"
+    )
+    groups = grouping.assign(llama(2))
+    assert groups.members["up"] == tuple(f"model.layers.{i}.mlp.up_proj.weight" for i in range(2))
+    assert len(groups.members) == len(llama(2)) - 1
+
+
+def test_a_tensor_whose_name_has_a_slash_can_be_no_group() -> None:
+    with pytest.raises(UsageError, match="slash"):
+        Grouping(each=True, embeddings="own", norms="own", head="own").assign(["a/b"])
+
+
+def test_depths_rise_from_the_first_layer_to_the_last() -> None:
+    found = depths([*llama(3), "scale"])
+    assert [found[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(3)] == [0.0, 0.5, 1.0]
+    outside = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "scale")
+    assert {found[name] for name in outside} == {0.0}
+    assert set(depths(llama(1)).values()) == {0.0}

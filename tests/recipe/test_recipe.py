@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evomerge.checkpoint.header import TensorEntry
 from evomerge.errors import CampaignError, UsageError
 from evomerge.merging.method import check_settings
-from evomerge.merging.registry import METHODS
+from evomerge.merging.registry import METHODS, method_named
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.recipe import BoundRecipe
 from evomerge.space import Parameter
@@ -139,13 +139,26 @@ def test_references_are_the_base_the_parents_and_their_average() -> None:
             assert settings == {"weight": pair, "density": (1.0, 1.0)}
 
 
-@pytest.mark.parametrize("method", METHODS.own)
+@pytest.mark.parametrize("method", [*METHODS.own, "lines:ties", "lines:linear"])
 def test_references_are_plans_that_their_method_takes(method: str) -> None:
     recipe = bound(f"method: {method}")
     for reference in recipe.references():
         plan = recipe.plan(reference.method, reference.parameters)
         for settings in plan.tensors.values():
-            check_settings(METHODS.load(plan.method), settings, 2)
+            check_settings(method_named(plan.method), settings, 2)
+
+
+def test_lines_has_two_numbers_for_all_groups_and_knows_every_tensors_depth() -> None:
+    recipe = bound("method: lines:sparse_signed, groups: {layers: each}, deep_scaling: 1.0")
+    names = [name for name in recipe.space.names if name.endswith("_scaling")]
+    assert names == ["*/shallow_scaling"]
+    plan = recipe.plan("lines:sparse_signed", {"*/shallow_scaling": 0.4})
+    assert {name: s["depth"] for name, s in plan.tensors.items()} == dict.fromkeys(
+        recipe.floating, 0.0
+    )
+    assert {s["deep_scaling"] for s in plan.tensors.values()} == {1.0}
+    with pytest.raises(UsageError, match="no parameter"):
+        recipe.plan("lines:sparse_signed", {"0/shallow_scaling": 0.4})
 
 
 def test_ties_of_shares_is_no_average_so_the_average_is_a_plain_sum() -> None:

@@ -1,0 +1,104 @@
+"""LiNeS: what any other method adds to the base, scaled by the depth of the block.
+
+Wang et al. 2025 (arXiv:2410.17146): ``base + lambda(i) * (merged - base)``, where ``lambda(i) =
+alpha + beta * i / (L - 1)`` for block i of L, and alpha for what is outside the blocks. Here the
+two numbers are the ends: ``shallow_scaling`` is alpha, ``deep_scaling`` is alpha + beta. A model
+with one block has the depth 0. Blocks are counted by `evomerge.recipe.anatomy`: the authors' code
+takes the first number between dots that it finds, which may be a nested one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evomerge.merging.method import Chunk, Field, MergeMethod, Settings, Traits, per_group
+
+PREFIX = "lines:"
+PAPER = "Wang et al. 2025 (arXiv:2410.17146)"
+
+
+def _scaling(name: str, low: float, where: str, source: str) -> Field:
+    return Field(
+        name=name,
+        per="group",
+        low=low,
+        high=1.5,
+        default=1.0,
+        scale="linear",
+        meaning=f"factor, {where}, of all that the method adds to the base",
+        source=source,
+        shared=True,
+    )
+
+
+FIELDS = (
+    _scaling("shallow_scaling", 0.0, "in the first block and outside the blocks", "paper's alpha"),
+    _scaling("deep_scaling", 0.1, "in the last block", "paper's alpha + beta"),
+    Field(
+        name="depth",
+        per="group",
+        low=0.0,
+        high=1.0,
+        default=0.0,
+        scale="linear",
+        meaning="where the tensor stands, from 0 in the first block to 1 in the last",
+        source="the recipe fills it in",
+        limits=(0.0, 1.0),
+        searched=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A method wrapped; see `evomerge.merging.method.MergeMethod`."""
+
+    inner: MergeMethod
+
+    @property
+    def name(self) -> str:
+        """``lines:`` and the inner method's."""
+        return PREFIX + self.inner.name
+
+    @property
+    def paper(self) -> str:
+        """Both sources."""
+        return f"{PAPER} over {self.inner.paper}"
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The inner method's, then the two ends and the depth."""
+        return (*self.inner.fields, *FIELDS)
+
+    @property
+    def traits(self) -> Traits:
+        """The inner method's: with both ends at 1 it is that method."""
+        return self.inner.traits
+
+    def used(self, settings: Settings) -> tuple[int, ...]:
+        """None where the factor is 0."""
+        return self.inner.used(_inner(settings)) if _factor(settings) else ()
+
+    def densities(self, settings: Settings) -> tuple[float, ...] | None:
+        """The inner method's."""
+        return self.inner.densities(_inner(settings))
+
+    def combine(self, chunk: Chunk, settings: Settings) -> None:
+        """The inner merge, then the way from the base to it scaled."""
+        factor, settings = _factor(settings), _inner(settings)
+        if factor == 1:
+            self.inner.combine(chunk, settings)
+            return
+        base = chunk.spare("lines base").copy_(chunk.total)
+        self.inner.combine(chunk, settings)
+        chunk.total.sub_(base).mul_(factor).add_(base)
+
+
+def _inner(settings: Settings) -> Settings:
+    own = {field.name for field in FIELDS}
+    return {name: value for name, value in settings.items() if name not in own}
+
+
+def _factor(settings: Settings) -> float:
+    shallow, deep = (per_group(settings, f"{end}_scaling") for end in ("shallow", "deep"))
+    return shallow + (deep - shallow) * per_group(settings, "depth")
