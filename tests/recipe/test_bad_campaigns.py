@@ -60,13 +60,13 @@ CASES = {
     "bands where every tensor is a group": Bad(
         "{layers: 4, modules: [attention, mlp]}",
         "{per: tensor, layers: 4}",
-        "8:26",
+        "8:25",
         "every tensor is a group of its own",
     ),
     "following where there are no bands": Bad(
         "{layers: 4, modules: [attention, mlp]}",
         "{per: tensor, norms: follow}",
-        "8:33",
+        "8:32",
         "own",
     ),
     "model path misspelt": Bad("path:", "pth:", "5:10", "models.chat.path is missing"),
@@ -137,7 +137,7 @@ CASES = {
     "unknown rule": Bad(
         "modules: [attention, mlp]", "norms: folow", "8:30", "did you mean 'follow'?"
     ),
-    "unknown module kind": Bad("[attention, mlp]", "[attn]", "8:33", "did you mean 'attention'?"),
+    "unknown module kind": Bad("[attention, mlp]", "[attn]", "8:32", "did you mean 'attention'?"),
     # Models, ties, goals, items.
     "zero models": Bad(
         "  math: models/math\n  code: models/code\n"
