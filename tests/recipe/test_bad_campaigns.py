@@ -137,7 +137,7 @@ CASES = {
     "unknown rule": Bad(
         "modules: [attention, mlp]", "norms: folow", "8:30", "did you mean 'follow'?"
     ),
-    "unknown module kind": Bad("[attention, mlp]", "[attn]", "8:32", "did you mean 'attention'?"),
+    "unknown module kind": Bad("[attention, mlp]", "[attn]", "8:33", "did you mean 'attention'?"),
     # Models, ties, goals, items.
     "zero models": Bad(
         "  math: models/math\n  code: models/code\n"
