@@ -58,7 +58,7 @@ def formula(
     models = method.used(settings)
     if isinstance(method, WeightedSum):
         factors, scaling = method.coefficients(settings), None
-    elif isinstance(method, Ties):
+    elif isinstance(method, Ties) and method.mean:
         factors, scaling = per_model(settings, "weight"), per_group(settings, "scaling")
     else:
         return None

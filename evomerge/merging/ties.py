@@ -29,6 +29,9 @@ class Ties:
        the elected sign. Absolute weights, since a sum with both signs can cancel and explode.
 
     The base gets ``scaling`` times that. With weights 1 this is the paper's form.
+
+    Attributes:
+        mean: whether step 3 divides; the plain sum of the agreeing terms otherwise.
     """
 
     name: str = "ties"
@@ -69,6 +72,7 @@ class Ties:
         )
     )
     traits: Traits = ELEMENTWISE
+    mean: bool = True
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models with a weight of which something is kept; none where the scaling is 0."""
@@ -89,8 +93,13 @@ class Ties:
             self.used(settings),
             per_model(settings, "weight"),
             scaling=per_group(settings, "scaling"),
-            mean=True,
+            mean=self.mean,
         )
 
 
 TIES = Ties()
+TIES_SUM = Ties(
+    name="ties_sum",
+    paper="Yadav et al. 2023 (arXiv:2306.01708) without the mean: mergekit's `normalize: false`",
+    mean=False,
+)

@@ -130,7 +130,7 @@ def test_weights_of_zero_give_the_base_and_one_alone_its_model(store: Store, nam
                 torch.testing.assert_close(found, members[chosen][tensor], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [n for n in ALL if n != "weighted_sum"])  # 2 θ is not θ
 def test_equal_models_give_finite_numbers(store: Store, name: str) -> None:
     """Task vectors of nothing but 0: no norm, no rank, no angle."""
     method = method_named(name)

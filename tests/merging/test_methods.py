@@ -34,6 +34,19 @@ def test_sparse_signed(store: Callable[..., Checkpoint]) -> None:
     assert merge(store, "sparse_signed", settings, [4.0, 1.0], [1.5, 6.0]) == [4.0, -6.0]
 
 
+def test_weighted_sum(store: Callable[..., Checkpoint]) -> None:
+    """Of the models themselves, the base (1, 2) left out: 2 * (4, 1) - (1.5, 6); nothing is 0."""
+    settings = {"weight": (2.0, -1.0)}
+    assert merge(store, "weighted_sum", settings, [4.0, 1.0], [1.5, 6.0]) == [6.5, -4.0]
+    assert merge(store, "weighted_sum", {"weight": (0.0,)}, [4.0, 1.0]) == [0.0, 0.0]
+
+
+def test_ties_sum(store: Callable[..., Checkpoint]) -> None:
+    """Vectors (3, -1) and (0.5, 4): + is elected twice; 3 + 2 * 0.5 = 4, 2 * 4 = 8, halved."""
+    settings = {"weight": (1.0, 2.0), "density": (1.0, 1.0), "scaling": 0.5}
+    assert merge(store, "ties_sum", settings, [4.0, 1.0], [1.5, 6.0]) == [3.0, 6.0]
+
+
 def test_task_arithmetic(store: Callable[..., Checkpoint]) -> None:
     """Vectors (3, -1) and (0.5, 4): 0.5 * (1 * 3 + 2 * 0.5) = 2, 0.5 * (-1 + 8) = 3.5."""
     settings = {"weight": (1.0, 2.0), "scaling": 0.5}
