@@ -96,7 +96,8 @@ class _Stretch:
         self._inputs, self._kind, self._span = inputs, kind, span
         self._scratch, self._thresholds = scratch, thresholds
         self._base = self._load(inputs.base, "base")
-        self.total = scratch.buffer("total", kind, len(self._base)).copy_(self._base)
+        # A sum that starts without -0 never meets one again: then a term of 0 has no sign either.
+        self.total = scratch.buffer("total", kind, len(self._base)).copy_(self._base).add_(0.0)
 
     def vector(self, model: int) -> Tensor:
         vector = self._load(self._inputs.models[model], "vector").sub_(self._base)

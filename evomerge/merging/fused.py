@@ -26,8 +26,6 @@ from evomerge.merging.ties import Ties
 WORDS = frozenset({"F32", "BF16", "F16"})
 """The dtypes that the loops read and write."""
 
-_TINY = 2.0**-120
-
 
 class Run(NamedTuple):
     """Entries in a row in the CPU's memory: their safetensors dtype, the first one's address."""
@@ -42,13 +40,13 @@ class Formula:
 
     Attributes:
         models: whose task vectors are added, in this order.
-        rules: ``(N, 4)`` float32, see `evomerge.merging.kernels`.
-        elected: scaling and least absolute weight where signs are elected; None for a plain sum.
+        rules: ``(N, columns)`` float32, see `evomerge.merging.kernels`.
+        scaling: where signs are elected; None for a plain sum.
     """
 
     models: tuple[int, ...]
     rules: NDArray[np.float32]
-    elected: tuple[float, float] | None
+    scaling: float | None
 
 
 def formula(
@@ -62,13 +60,10 @@ def formula(
         factors, scaling = per_model(settings, "weight"), per_group(settings, "scaling")
     else:
         return None
-    # Below this a product could underflow to -0, which torch's sum of two parts turns into 0.
-    if any(t.low * t.fraction < _TINY for t in thresholds.values() if t.fraction):
-        return None
-    rules = np.array([_rule(thresholds.get(i), factors[i]) for i in models], np.float32)
-    if scaling is None:
-        return Formula(models, rules, None)
-    return Formula(models, rules, (scaling, min(abs(factors[i]) for i in models)))
+    rules = [_rule(thresholds.get(i), factors[i]) for i in models]
+    if not thresholds:
+        rules = [rule[:1] for rule in rules]
+    return Formula(models, np.array(rules, np.float32), scaling)
 
 
 def fits(words: Sequence[str]) -> bool:
@@ -98,11 +93,15 @@ def blend(form: Formula, out: Run, sources: Sequence[Run], span: tuple[int, int]
         span: first entry, and the one behind the last; each run has them.
     """
     kernels = loops()
-    where = (*_arrays([out, *sources]), form.rules, *span)
-    if form.elected is None:
-        kernels.add_sum(*where)
-    else:
-        kernels.add_elected_mean(*where, *(np.float32(number) for number in form.elected))
+    kinds, addresses = _arrays([out, *sources])
+    columns = (None,) * form.rules.shape[1]
+    scaling = None if form.scaling is None else np.float32(form.scaling)
+    if len(form.models) > kernels.UNROLLED or {run.word for run in (out, *sources)} != {"BF16"}:
+        kernels.merge(kinds, addresses, form.rules, scaling, *span, columns)
+        return
+    addresses += span[0] * 2
+    count, places = span[1] - span[0], (None,) * len(sources)
+    kernels.merge_bf16(addresses[0], addresses[1:], form.rules, scaling, count, places, columns)
 
 
 class Counting:
@@ -122,10 +121,10 @@ class Counting:
         return list(torch.from_numpy(self._counts.sum(axis=1)))
 
 
-def _rule(threshold: Threshold | None, factor: float) -> tuple[float, float, float, float]:
+def _rule(threshold: Threshold | None, factor: float) -> tuple[float, ...]:
     if threshold is None:
-        return 0.0, 0.0, 1.0, factor
-    return threshold.low, threshold.high, threshold.fraction, factor
+        return factor, 0.0, 0.0, 1.0
+    return factor, threshold.low, threshold.high, threshold.fraction
 
 
 def _arrays(runs: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -34,15 +34,15 @@ def add_elected(
 ) -> None:
     """``base + scaling * (disjoint mean or sum)``, Yadav et al. 2023 (arXiv:2306.01708), section 4.
 
-    Each entry gets the sign with the larger total mass ``sum |weight * vector|``; where the two
-    are equal, nothing is added (sgn(0) = 0). The terms ``weight * vector`` with the elected sign
-    are added up, and for the mean divided by the sum of their ``|weight|``: absolute, since a sum
+    Each entry gets the sign of the sum of its terms ``weight * vector``, that of the larger total
+    mass; where the sum is 0, nothing is added (sgn(0) = 0). The terms with the elected sign are
+    added up, and for the mean divided by the sum of their ``|weight|``: absolute, since a sum
     with both signs can cancel and explode.
 
-    In one pass over the models: both signs' masses and divisors, then the election. Factors of 0
-    and 1 choose, not masks: they are ten times faster, and keep NaN visible.
+    In one pass over the models: the sum, both signs' masses and divisors, then the election.
+    Factors of 0 and 1 choose, not masks: they are ten times faster, and keep NaN visible.
     """
-    part = chunk.spare("part")
+    part, elected = chunk.spare("part"), chunk.spare("elected").zero_()
     up, up_weight = chunk.spare("up").zero_(), chunk.spare("up weight").zero_()
     down, down_weight = chunk.spare("down").zero_(), chunk.spare("down weight").zero_()
     for i in used:
@@ -50,9 +50,10 @@ def add_elected(
         if mean:
             up_weight.add_(part.copy_(term).sign_().clamp_(min=0).mul_(size))
             down_weight.add_(part.copy_(term).sign_().clamp_(max=0).mul_(-size))
+        elected.add_(term)
         up.add_(part.copy_(term).clamp_(min=0))
         down.add_(term.clamp_(max=0))
-    elected = part.copy_(up).add_(down).sign_()
+    elected.sign_()
     if mean:
         least = min(abs(weights[i]) for i in used)  # no divisor is smaller, but 0 under a mass of 0
         up.div_(up_weight.clamp_(min=least))

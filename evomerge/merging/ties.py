@@ -23,8 +23,8 @@ class Ties:
     1. Trim: of each task vector the `density` largest entries are kept, by the rule of
        `evomerge.merging.magnitudes` (the paper ranks over the whole model; per tensor, as here,
        is what mergekit does).
-    2. Elect: each entry gets the sign with the larger total mass ``sum |weight * kept entry|``;
-       where the two masses are equal, nothing is added (the paper's sgn(0) = 0).
+    2. Elect: each entry gets the sign of ``sum weight * kept entry``, the side with the larger
+       total mass; where the sum is 0, nothing is added (the paper's sgn(0) = 0).
     3. Disjoint mean: ``sum weight * kept entry / sum |weight|`` over the models whose term has
        the elected sign. Absolute weights, since a sum with both signs can cancel and explode.
 
