@@ -60,7 +60,7 @@ def weight_files(folder: Path) -> tuple[Path | None, dict[str, str] | None]:
         return None, mapping
     if not indexes and (_MAIN in weights or len(weights) == 1):
         if weights == ["adapter_model.safetensors"]:
-            raise _refused(folder, "is a PEFT adapter; this version merges whole models only")
+            raise _refused(folder, "is a PEFT adapter, which has no weights of its own")
         return folder / (_MAIN if _MAIN in weights else weights[0]), None
     raise _refused(folder, _why_not(names, indexes, weights))
 

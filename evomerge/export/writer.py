@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files import staged_folder
+from evomerge.checkpoint.models import Model, open_model, opened_in
 from evomerge.checkpoint.names import listed
 from evomerge.errors import CheckpointError, UsageError
 from evomerge.export.card import model_card
@@ -59,13 +61,14 @@ def write_checkpoint(
     _refuse_inside(target, lineage)
     with ExitStack() as stack:
         base = stack.enter_context(Checkpoint.open(lineage.base.path))
-        models = {m.name: stack.enter_context(Checkpoint.open(m.path)) for m in lineage.models}
+        models = {m.name: opened_in(stack, m.path) for m in lineage.models}
         merger = Merger(base, models)
         with staged_folder(target, replace=replace) as folder:
             merger.write(plan, folder, dtype=dtype, shard_size=shard_size or DEFAULT_SHARD_SIZE)
             _check_finite(folder, target)
             _copy_side_files(base, models, folder)
-            _write_mergekit(plan, lineage, base, dtype, folder)
+            if not any(isinstance(model, Adapter) for model in models.values()):
+                _write_mergekit(plan, lineage, base, dtype, folder)
             (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
             (folder / MANIFEST).write_bytes(manifest(folder, lineage.to_json()))
     return target
@@ -78,10 +81,10 @@ def parent(name: str, path: Path, *, home: Path, cache: Path | None = None) -> P
         home: the campaign's or the recipe's folder.
         cache: a file that remembers digests of files that have not changed since.
     """
-    with Checkpoint.open(path) as checkpoint:
+    with open_model(path) as model:
         shards: dict[str, dict[str, int | str]] = {
             shard: {"size": digest.size, "blake2b": digest.blake2b}
-            for shard, digest in checkpoint.digests(cache).items()
+            for shard, digest in model.digests(cache).items()
         }
     spoken = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
     return Parent(name, path, spoken.as_posix(), shards, stated_license(path))
@@ -110,7 +113,7 @@ def _check_finite(folder: Path, target: Path) -> None:
         )
 
 
-def _copy_side_files(base: Checkpoint, models: Mapping[str, Checkpoint], folder: Path) -> None:
+def _copy_side_files(base: Checkpoint, models: Mapping[str, Model], folder: Path) -> None:
     """The base's configs and tokenizer byte for byte, and every model's licence by its name."""
     for path in base.side_files():
         shutil.copyfile(path, folder / path.name)

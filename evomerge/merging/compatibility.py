@@ -8,9 +8,12 @@ from typing import Literal
 
 import torch
 
+from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint, bytes_of
 from evomerge.checkpoint.header import TensorEntry
+from evomerge.checkpoint.models import Model
 from evomerge.checkpoint.names import listed, quoted
+from evomerge.merging.bound_adapter import base_names, misfits
 from evomerge.merging.entries import read, spans
 from evomerge.merging.scratch import Scratch
 
@@ -31,7 +34,7 @@ class Problem:
     severity: Severity
 
 
-def problems(base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[Problem]:
+def problems(base: Checkpoint, models: Mapping[str, Model]) -> list[Problem]:
     """All differences between the base's and the models' tensors that matter.
 
     Headers are enough, but for a head that only one side stores: whether it is a copy of the
@@ -39,6 +42,9 @@ def problems(base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[Problem
     """
     found = _of_the_base(base)
     for name, model in models.items():
+        if isinstance(model, Adapter):
+            found += _of_an_adapter(name, base, model)
+            continue
         found += _missing(name, base, model)
         found += _extra(name, base, model)
         found += _unlike(name, base, model)
@@ -63,24 +69,20 @@ def same_bytes(checkpoint: Checkpoint, first: str, second: str) -> bool:
     )
 
 
-def stored_twice(base: Checkpoint, models: Mapping[str, Checkpoint]) -> dict[str, str]:
+def stored_twice(base: Checkpoint, models: Mapping[str, Model]) -> dict[str, str]:
     """A head that the base stores although it is tied, and the embeddings that it is.
 
     Libraries load one of the two for both, so a merge must keep them the same.
 
     Returns:
         the head's name to the embeddings'; empty unless config.json ties them and they are the
-        same bytes in the base and in all models.
+        same bytes in the base and in all models that are whole checkpoints.
     """
-    if not (base.config() or {}).get("tie_word_embeddings"):
+    pair = _tied_pair(base)
+    if pair is None:
         return {}
-    heads = [name for name in base.tensors if name.endswith(_HEAD)]
-    embeddings = [name for name in base.tensors if name.endswith(_EMBEDDINGS)]
-    if len(heads) != 1 or len(embeddings) != 1:
-        return {}
-    sources = (base, *models.values())
-    same = all(same_bytes(source, heads[0], embeddings[0]) for source in sources)
-    return {heads[0]: embeddings[0]} if same else {}
+    sources = [base, *(model for model in models.values() if isinstance(model, Checkpoint))]
+    return {pair[0]: pair[1]} if all(same_bytes(source, *pair) for source in sources) else {}
 
 
 def scan_non_finite(checkpoint: Checkpoint) -> dict[str, int]:
@@ -95,6 +97,27 @@ def scan_non_finite(checkpoint: Checkpoint) -> dict[str, int]:
             bad = len(entries) - int(torch.isfinite(entries).sum())
             if bad:
                 found[name] = found.get(name, 0) + bad
+    return found
+
+
+def _tied_pair(base: Checkpoint) -> tuple[str, str] | None:
+    """A head that is stored although config.json ties it, and the embeddings."""
+    if not (base.config() or {}).get("tie_word_embeddings"):
+        return None
+    heads = [name for name in base.tensors if name.endswith(_HEAD)]
+    embeddings = [name for name in base.tensors if name.endswith(_EMBEDDINGS)]
+    return (heads[0], embeddings[0]) if len(heads) == len(embeddings) == 1 else None
+
+
+def _of_an_adapter(name: str, base: Checkpoint, adapter: Adapter) -> list[Problem]:
+    found = [Problem(f"adapter {quoted(name)} {text}", "error") for text in misfits(adapter, base)]
+    changed = set(base_names(adapter, base).values()).intersection(_tied_pair(base) or ())
+    if changed:
+        text = (
+            f"adapter {quoted(name)} changes {listed(sorted(changed))}, but the base stores its "
+            "embeddings twice although they are tied; remove the head from the base's file"
+        )
+        found.append(Problem(text, "error"))
     return found
 
 

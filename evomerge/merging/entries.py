@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import dtype_word, torch_dtype
+from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.draws import fill_uniform
 from evomerge.merging.fused import Counting, Formula, Run, blend
 from evomerge.merging.magnitudes import (
@@ -31,6 +32,9 @@ CHUNK = 2**18
 
 COMPILED_CHUNK = 2**16
 """The compiled loops touch nothing but what was read, which then stays in a smaller cache."""
+
+Source = Checkpoint | BoundAdapter
+"""Where a model's entries come from."""
 
 Piece = tuple[int, Tensor]
 """The place of the first entry in the flattened tensor, and entries from there on, ``(n,)``."""
@@ -50,7 +54,7 @@ class Inputs:
 
     name: str
     base: Checkpoint
-    models: Sequence[Checkpoint]
+    models: Sequence[Source]
     words: Sequence[str] = ()
     seed: int = 0
 
@@ -61,9 +65,17 @@ class Inputs:
 
     def arithmetic(self, models: Sequence[int]) -> torch.dtype:
         """float64 where the base or one of these models is, else float32."""
-        sources = [self.base, *(self.models[i] for i in models)]
-        wide = any(source.entry(self.name).dtype == "F64" for source in sources)
+        wide = any(source.entry(self.name).dtype == "F64" for source in self.stored(models))
         return torch.float64 if wide else torch.float32
+
+    def stored(self, models: Sequence[int]) -> list[Checkpoint]:
+        """The base, and those of these models that are whole checkpoints."""
+        sources = (self.base, *(self.models[i] for i in models))
+        return [source for source in sources if isinstance(source, Checkpoint)]
+
+    def adapted(self, models: Sequence[int]) -> bool:
+        """Whether one of these models is an adapter."""
+        return any(isinstance(self.models[i], BoundAdapter) for i in models)
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,11 @@ class _Stretch:
         self.total = scratch.buffer("total", kind, len(self._base)).copy_(self._base).add_(0.0)
 
     def vector(self, model: int) -> Tensor:
-        vector = self._load(self._inputs.models[model], "vector").sub_(self._base)
+        source = self._inputs.models[model]
+        if isinstance(source, Checkpoint):
+            vector = self._load(source, "vector").sub_(self._base)
+        else:
+            vector = self._made(source, "vector")
         if model in self._thresholds:
             sparsify(vector, self._thresholds[model], self._scratch)
         return vector
@@ -110,7 +126,10 @@ class _Stretch:
         return self._inputs.base.entry(self._inputs.name).shape
 
     def model(self, model: int) -> Tensor:
-        return self._load(self._inputs.models[model], "model")
+        source = self._inputs.models[model]
+        if isinstance(source, Checkpoint):
+            return self._load(source, "model")
+        return self._made(source, "model").add_(self._base)
 
     def uniform(self, model: int) -> Tensor:
         out = self._scratch.buffer("uniform", torch.float32, len(self._base))
@@ -120,6 +139,12 @@ class _Stretch:
 
     def spare(self, role: str) -> Tensor:
         return self._scratch.buffer(f"spare {role}", self._kind, len(self._base))
+
+    def _made(self, source: BoundAdapter, role: str) -> Tensor:
+        """An adapter's task vector."""
+        out = self._scratch.buffer(role, self._kind, len(self._base))
+        source.fill(self._inputs.name, self._span[0], self._base, out, self._scratch)
+        return out
 
     def _load(self, source: Checkpoint, role: str) -> Tensor:
         """A checkpoint's entries in the dtype of the arithmetic, which holds them exactly."""
@@ -160,9 +185,12 @@ def merged(merge: TensorMerge, out: torch.dtype, scratch: Scratch) -> Iterator[P
 
 
 def mapped_runs(inputs: Inputs, models: Sequence[int]) -> list[Run] | None:
-    """Where base and models lie in memory that is their files'; None if they cannot be used so."""
+    """Where base and models lie in memory that is their files'; None if they cannot be used so.
+
+    The models are whole checkpoints.
+    """
     runs = []
-    for source in (inputs.base, *(inputs.models[i] for i in models)):
+    for source in inputs.stored(models):
         address = source.address(inputs.name)
         if address is None:
             return None
@@ -173,9 +201,12 @@ def mapped_runs(inputs: Inputs, models: Sequence[int]) -> list[Run] | None:
 def read_runs(
     inputs: Inputs, models: Sequence[int], span: tuple[int, int], scratch: Scratch
 ) -> list[Run]:
-    """Entries of base and models as stored, in memory that the next such read overwrites."""
+    """Entries of base and models as stored, in memory that the next such read overwrites.
+
+    The models are whole checkpoints.
+    """
     runs: list[Run] = []
-    for source in (inputs.base, *(inputs.models[i] for i in models)):
+    for source in inputs.stored(models):
         word = source.entry(inputs.name).dtype
         room = scratch.buffer(f"stored {len(runs)}", torch_dtype(word), span[1] - span[0])
         source.read(inputs.name, *span, out=room)

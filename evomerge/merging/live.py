@@ -12,6 +12,7 @@ from evomerge.checkpoint.dtypes import torch_dtype
 from evomerge.checkpoint.names import listed, quoted, shown
 from evomerge.errors import CheckpointError, UsageError
 from evomerge.merging.compatibility import RECOMPUTED, same_bytes
+from evomerge.merging.entries import Source
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
 
@@ -192,9 +193,12 @@ def _misfits(merger: Merger, names: tuple[str, ...], tensors: Mapping[str, Tenso
         f"{quoted(name)} and {quoted(other)} are tied in the module, "
         "but stored with different numbers"
         for other in others
-        if not all(
-            same_bytes(checkpoint, name, other)
-            for checkpoint in (merger.base, *merger.models.values())
-            if other in checkpoint.tensors
-        )
+        if not all(_same(source, name, other) for source in (merger.base, *merger.models.values()))
     ]
+
+
+def _same(source: Source, name: str, other: str) -> bool:
+    """Whether a model has the same numbers in two tensors that the base has the same in."""
+    if isinstance(source, Checkpoint):
+        return other not in source.tensors or same_bytes(source, name, other)
+    return name not in source.changes and other not in source.changes

@@ -11,16 +11,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import parse_dtype, torch_dtype
 from evomerge.checkpoint.layout import SHARD_SIZE
+from evomerge.checkpoint.models import Model
 from evomerge.checkpoint.names import quoted, shown
 from evomerge.checkpoint.writer import CheckpointWriter
 from evomerge.errors import CheckpointError, UsageError
+from evomerge.merging.bound_adapter import BoundAdapter, FactorCache
 from evomerge.merging.compatibility import merges, problems, stored_twice
 from evomerge.merging.entries import (
     Inputs,
     Piece,
+    Source,
     TensorMerge,
     copied,
     magnitude_tables,
@@ -37,6 +41,9 @@ from evomerge.merging.scratch import Scratch
 TABLE_BYTES = 128_000_000
 """What magnitude tables may take in memory; beyond that they are counted anew each time."""
 
+FACTOR_BYTES = 256_000_000
+"""What factors of adapters may take in memory; beyond that they are read anew each time."""
+
 WORTH_COMPILED = 2**22
 """Entries of a base for which loading the compiled loops, about a second, is worth while."""
 
@@ -47,13 +54,14 @@ Result = TypeVar("Result")
 class Merger:
     """A base and its models, checked to fit each other.
 
-    Memory does not grow with the models: a few chunks per thread, and tables of magnitudes up to
-    `TABLE_BYTES`; for methods that need whole tensors a few times the largest one, per thread.
+    Memory does not grow with the models: a few chunks per thread, tables of magnitudes up to
+    `TABLE_BYTES` and factors of adapters up to `FACTOR_BYTES`; for methods that need whole tensors
+    a few times the largest one, per thread.
     Threads: as many as torch may use in the thread that calls.
 
     Attributes:
         base: open; whoever opened it closes it.
-        models: by name, open likewise.
+        models: by name; checkpoints, open likewise, or adapters bound to the base.
         compiled: whether the compiled loops may be used, which give the same bits as torch; by
             default, where the base has more than `WORTH_COMPILED` entries.
         follows: a head that is stored although it is tied, to the embeddings that it is.
@@ -65,7 +73,7 @@ class Merger:
     def __init__(
         self,
         base: Checkpoint,
-        models: Mapping[str, Checkpoint],
+        models: Mapping[str, Model],
         *,
         compiled: bool | None = None,
     ) -> None:
@@ -73,7 +81,11 @@ class Merger:
         if errors:
             raise CheckpointError("; ".join(errors), place=shown(base.path))
         self.base = base
-        self.models = dict(models)
+        cache = FactorCache(FACTOR_BYTES)
+        self.models: dict[str, Source] = {
+            name: BoundAdapter(base, model, cache) if isinstance(model, Adapter) else model
+            for name, model in models.items()
+        }
         self.follows = stored_twice(base, models)
         entries = sum(entry.count for entry in base.tensors.values())
         self.compiled = entries > WORTH_COMPILED if compiled is None else compiled
@@ -163,12 +175,14 @@ class Merger:
     def settings(self, name: str, plan: MergePlan) -> Settings | None:
         """A tensor's settings; None where the outcome is the base's own tensor.
 
-        A tensor that `follows` another has the other's.
+        It is where no model counts that has another. A tensor that `follows` another has the
+        other's settings.
         """
         settings = plan.tensors.get(self.follows.get(name, name))
         if settings is None or not merges(self.base.entry(name)):
             return None
-        return settings if method_named(plan.method).used(settings) else None
+        used = (self.models[plan.models[i]] for i in method_named(plan.method).used(settings))
+        return settings if any(_changes(model, name) for model in used) else None
 
     def pieces(self, name: str, plan: MergePlan | None, word: str) -> Iterator[Piece]:
         """A tensor of the output piece by piece: first entry, and entries in the dtype `word`.
@@ -237,8 +251,9 @@ class Merger:
 
     def _fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
         """Whether the compiled loops take these models, beside the base and other dtypes."""
-        sources = [inputs.base, *(inputs.models[i] for i in models)]
-        return self.compiled and fits([*(s.entry(inputs.name).dtype for s in sources), *words])
+        if not self.compiled or inputs.adapted(models):
+            return False
+        return fits([*(s.entry(inputs.name).dtype for s in inputs.stored(models)), *words])
 
     def _thresholds(
         self,
@@ -281,6 +296,11 @@ class Merger:
             yield scratch
         finally:
             self._idle.append(scratch)
+
+
+def _changes(model: Source, name: str) -> bool:
+    """Whether a model may have another tensor than the base."""
+    return isinstance(model, Checkpoint) or name in model.changes
 
 
 @contextmanager

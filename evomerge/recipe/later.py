@@ -5,7 +5,7 @@ from __future__ import annotations
 TOP = {
     "surrogate": "surrogates come with a later version; the samplers here need none",
     "surrogates": "surrogates come with a later version; the samplers here need none",
-    "adapters": "PEFT adapters come with a later version; merge them into full checkpoints first",
+    "adapters": "an adapter is a model like any other; name it under models",
 }
 BUDGET = {
     "requests": "it counts requests to endpoints, which come with a later version",

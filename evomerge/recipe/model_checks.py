@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.checkpoint.folder import read_json
+from evomerge.checkpoint.models import Model, own_tensors
 from evomerge.checkpoint.names import listed, quoted
 from evomerge.errors import CheckpointError
 from evomerge.recipe.findings import Finding, failure, info, refusal, warning
@@ -27,7 +29,7 @@ _IDLE_KEYS = re.compile(
 _BROKEN_MODEL = CheckpointError.exit_code
 
 
-def check_models(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+def check_models(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
     """All findings that need the files of base and models; tensors are read for NaN alone."""
     yield from _shapes(base, models)
     yield from _configs(base, models)
@@ -49,7 +51,7 @@ def stated_license(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def _shapes(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+def _shapes(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
     from evomerge.merging.compatibility import problems
 
     for problem in problems(base, models):
@@ -57,7 +59,7 @@ def _shapes(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Find
         yield Finding(problem.severity, "tensors", problem.text, code)
 
 
-def _configs(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+def _configs(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
     own = _config(base)
     if "auto_map" in own:
         text = "the base's config asks for code of its own (auto_map), which evomerge never runs"
@@ -91,7 +93,7 @@ def _tied(base: Checkpoint, config: Mapping[str, Any]) -> Iterator[Finding]:
         yield info("tied weights", "the head is the embeddings; their rule holds for both")
 
 
-def _tokenizers(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+def _tokenizers(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
     own_tokens, own_template = _vocabulary(base.path), _chat_template(base.path)
     for name, model in models.items():
         tokens, template = _vocabulary(model.path), _chat_template(model.path)
@@ -104,7 +106,7 @@ def _tokenizers(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[
             yield warning("chat template", f"{text}; merges carry the base's")
 
 
-def _dtypes(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+def _dtypes(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
     found = {"base": _floats(base), **{name: _floats(model) for name, model in models.items()}}
     if len(set(found.values())) > 1:
         each = ", ".join(f"{name} {'/'.join(sorted(d))}" for name, d in found.items())
@@ -113,7 +115,7 @@ def _dtypes(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Find
         yield info("dtypes", "float64 tensors are summed in float64")
 
 
-def _licenses(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+def _licenses(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
     stated = {"base": stated_license(base.path)}
     stated |= {name: stated_license(model.path) for name, model in models.items()}
     silent = [
@@ -128,12 +130,12 @@ def _licenses(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Fi
         yield info("licences", f"none is stated by {', '.join(silent)}")
 
 
-def _not_finite(checkpoints: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+def _not_finite(checkpoints: Mapping[str, Model]) -> Iterator[Finding]:
     from evomerge.merging.compatibility import scan_non_finite
 
     for name, checkpoint in checkpoints.items():
         try:
-            found = scan_non_finite(checkpoint)
+            found = scan_non_finite(own_tensors(checkpoint))
         except CheckpointError as error:
             yield failure("numbers", error)
             continue
@@ -151,12 +153,12 @@ def merged_bytes(base: Checkpoint, dtype: str | None) -> int:
     )
 
 
-def _floats(checkpoint: Checkpoint) -> frozenset[str]:
-    return frozenset(entry.dtype for entry in checkpoint.tensors.values() if entry.is_float)
+def _floats(model: Model) -> frozenset[str]:
+    return frozenset(e.dtype for e in own_tensors(model).tensors.values() if e.is_float)
 
 
-def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    return checkpoint.config() or {}
+def _config(model: Model) -> Mapping[str, Any]:
+    return {} if isinstance(model, Adapter) else model.config() or {}
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.models import Model, opened_in
 from evomerge.errors import EvomergeError, StudyError
 from evomerge.interfaces import Objective, Sampler, SearchProblem
 from evomerge.recipe import families
@@ -41,19 +42,21 @@ def preflight(campaign: Campaign) -> list[Finding]:
 
 def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
     yield from _same_models(campaign)
-    opened: dict[str, Checkpoint] = {}
+    opened: dict[str, Model] = {}
     for name, path in {"base": campaign.recipe.base, **campaign.recipe.models}.items():
         try:
-            opened[name] = stack.enter_context(Checkpoint.open(path))
+            if name == "base":
+                opened[name] = stack.enter_context(Checkpoint.open(path))
+            else:
+                opened[name] = opened_in(stack, path)
         except EvomergeError as error:
             yield failure(name, _with_hub_hint(error, campaign.folder, path))
-    base = opened.get("base")
-    if base is not None:
-        models = {name: model for name, model in opened.items() if name != "base"}
-        yield from _guarded("models", lambda: check_models(base, models))
+    base = opened.pop("base", None)
+    if isinstance(base, Checkpoint):
+        yield from _guarded("models", lambda: check_models(base, opened))
         yield from _sizes(campaign, base)
         yield from _guarded("recipe", lambda: _search(campaign, base))
-    yield from _objectives(campaign, base)
+    yield from _objectives(campaign, base if isinstance(base, Checkpoint) else None)
     yield from _outputs(campaign)
 
 

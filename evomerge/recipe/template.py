@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.models import open_model
 from evomerge.errors import UsageError
 from evomerge.merging.registry import METHODS
 from evomerge.recipe.anatomy import anatomy
@@ -73,13 +74,13 @@ def campaign_text(base: Path, models: Sequence[Path], *, file: Path) -> str:
         file: where it will stand; relative paths start at its folder.
 
     Raises:
-        CheckpointError: if the base or a model is no checkpoint.
+        CheckpointError: if the base is no checkpoint, or a model neither one nor an adapter.
         UsageError: if there is no model.
     """
     if not models:
         raise UsageError("no model is named; a merge needs at least one beside the base")
     for model in models:
-        with Checkpoint.open(model):
+        with open_model(model):
             pass
     with Checkpoint.open(base) as opened:
         names = [name for name, entry in opened.tensors.items() if entry.is_float]

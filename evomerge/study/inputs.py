@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.digests import shard_digests
+from evomerge.checkpoint.models import open_model
 from evomerge.study.database import Database
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def read_inputs(campaign: Campaign, folder: Path) -> tuple[Input, ...]:
     recipe = campaign.recipe
     models = {f"models.{name}": path for name, path in recipe.models.items()}
     for role, path in {"base": recipe.base, **models}.items():
-        with Checkpoint.open(path) as checkpoint:
-            digests = checkpoint.digests(cache)
+        with open_model(path) as model:
+            digests = model.digests(cache)
         found += [Input(role, name, d.size, d.blake2b) for name, d in sorted(digests.items())]
     for metric, spec in campaign.objectives.items():
         files = dict(_named_files(spec.options, campaign.path.parent))

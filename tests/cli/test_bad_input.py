@@ -153,9 +153,9 @@ def empty_folder(world: World) -> None:
     (world / "math").mkdir()
 
 
-def lora_adapter(world: World) -> None:
+def ia3_adapter(world: World) -> None:
     empty_folder(world)
-    world.write("math/adapter_config.json", "{}")
+    world.write("math/adapter_config.json", '{"peft_type": "IA3"}')
     world.write("math/adapter_model.safetensors", "")
 
 
@@ -189,7 +189,7 @@ MODELS: Mapping[str, tuple[Arrange, tuple[str, ...]]] = {
         lambda world: world.write("math/config.json", "{bad"),
         ("math/config.json", "not valid JSON"),
     ),
-    "an adapter": (lora_adapter, ("math", "PEFT adapter", "this version merges whole models")),
+    "an adapter of another kind": (ia3_adapter, ("adapter_config.json", "IA3", "only LORA")),
     "an id of the hub": (
         edit("math: math", "math: org/model"),
         ("org/model", "hf download org/model"),

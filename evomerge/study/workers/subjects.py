@@ -19,6 +19,7 @@ from evomerge.study.workers.messages import Job
 
 if TYPE_CHECKING:
     from evomerge.checkpoint.checkpoint import Checkpoint
+    from evomerge.checkpoint.models import Model
     from evomerge.merging.live import LiveMerge
     from evomerge.merging.merger import Merger
     from evomerge.objectives.subject import LiveModel
@@ -79,10 +80,10 @@ class Subjects:
         return Checkpoint.open(self._campaign.recipe.base)
 
     @cached_property
-    def _models(self) -> dict[str, Checkpoint]:
-        from evomerge.checkpoint.checkpoint import Checkpoint
+    def _models(self) -> dict[str, Model]:
+        from evomerge.checkpoint.models import open_model
 
-        return {name: Checkpoint.open(path) for name, path in self._campaign.recipe.models.items()}
+        return {name: open_model(path) for name, path in self._campaign.recipe.models.items()}
 
     @cached_property
     def _recipe(self) -> BoundRecipe:

@@ -1,0 +1,63 @@
+"""The task vector of a low-rank change: the product of its factors, never held whole.
+
+One rule gives every entry, whatever else is computed with it: the products of ``scale * up`` and
+``down`` are rounded one by one and added in the order of the ranks. So the bits depend on neither
+chunks nor threads, which those of a matrix product from a library do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge.merging.scratch import Scratch
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A matrix as a product, in the orientation of the tensor that it is added to.
+
+    Attributes:
+        left: ``(rows, rank)``, holds the scale.
+        right: ``(rank, columns)``, contiguous.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.left.nbytes + self.right.nbytes
+
+
+def fill_product(factors: Factors, start: int, out: Tensor, scratch: Scratch) -> None:
+    """Fill a stretch of entries of the flattened product.
+
+    Args:
+        start: place of the first entry.
+        out: ``(n,)`` of the factors' dtype.
+    """
+    columns = factors.right.shape[1]
+    done = 0
+    while done < len(out):
+        row, column = divmod(start + done, columns)
+        if column or len(out) - done < columns:  # the part of a row
+            count = min(columns - column, len(out) - done)
+            rows, span = 1, slice(column, column + count)
+        else:
+            rows, span = (len(out) - done) // columns, slice(None)
+            count = rows * columns
+        block = out[done : done + count].view(rows, -1)
+        _fill_block(factors.left[row : row + rows], factors.right[:, span], block, scratch)
+        done += count
+
+
+def _fill_block(left: Tensor, right: Tensor, out: Tensor, scratch: Scratch) -> None:
+    """``(rows, rank)`` times ``(rank, columns)``."""
+    term = scratch.buffer("term", out.dtype, out.numel()).view(out.shape)
+    torch.mul(left[:, :1], right[:1], out=out)
+    for k in range(1, len(right)):
+        out.add_(torch.mul(left[:, k : k + 1], right[k : k + 1], out=term))
