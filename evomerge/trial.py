@@ -79,18 +79,21 @@ class Scores:
         items: ``(n,)`` finite scores in the order of the items asked, the user's units; or a
             single number for an objective without items.
         margins: ``(n,)`` finite, how far each answer was from flipping; None where unknown.
+        rates: shares of the items, in [0, 1], of what puts the value in doubt, by its name:
+            ``truncated``, ``invalid``. For the user; nothing is computed from them.
     """
 
     items: Sequence[float]
     margins: Sequence[float] | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answer: object, count: int | None, *, metric: str) -> Scores:
         """A checked copy of whatever an objective returned.
 
         Args:
-            answer: `Scores`, a mapping with ``items`` and perhaps ``margins``, a sequence of
-                numbers, or one number.
+            answer: `Scores`, a mapping with ``items`` and perhaps ``margins`` and ``rates``, a
+                sequence of numbers, or one number.
             count: how many items were asked; None for an objective without items, whose answer
                 is one number.
             metric: for the message.
@@ -98,10 +101,11 @@ class Scores:
         Raises:
             InvalidScoresError: on anything but the right number of finite numbers.
         """
-        scores, margins = _parts(answer, metric)
+        scores, margins, rates = _parts(answer, metric)
         return cls(
             items=_numbers(scores, count, f"{metric}: scores"),
             margins=None if margins is None else _numbers(margins, count, f"{metric}: margins"),
+            rates=_rates(rates, metric),
         )
 
     @property
@@ -119,17 +123,26 @@ class Scores:
         return math.sqrt(math.fsum((x - mean) ** 2 for x in self.items) / (n - 1) / n)
 
 
-def _parts(answer: object, metric: str) -> tuple[object, object]:
+def _parts(answer: object, metric: str) -> tuple[object, object, object]:
     if isinstance(answer, Scores):
-        return answer.items, answer.margins
+        return answer.items, answer.margins, answer.rates
     if not isinstance(answer, Mapping):
-        return answer, None
-    if "items" not in answer or set(answer) - {"items", "margins"}:
+        return answer, None, {}
+    if "items" not in answer or set(answer) - {"items", "margins", "rates"}:
         raise InvalidScoresError(
             f"{metric}: a mapping with {sorted(map(str, answer))} was returned; "
-            "it holds 'items' and perhaps 'margins'"
+            "it holds 'items' and perhaps 'margins' and 'rates'"
         )
-    return answer["items"], answer.get("margins")
+    return answer["items"], answer.get("margins"), answer.get("rates", {})
+
+
+def _rates(rates: object, metric: str) -> dict[str, float]:
+    if not isinstance(rates, Mapping) or not all(
+        isinstance(name, str) and isinstance(rate, int | float) and 0 <= rate <= 1
+        for name, rate in rates.items()
+    ):
+        raise InvalidScoresError(f"{metric}: rates are {rates!r:.80}; shares in [0, 1] by name")
+    return {name: float(rate) for name, rate in rates.items()}
 
 
 def _numbers(answer: object, count: int | None, what: str) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.names import listed
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, UsageError
 from evomerge.objectives.llama import Cache, Llama
 from evomerge.objectives.llama_config import LlamaConfig
 from evomerge.objectives.tokens import ByteTokenizer
@@ -29,6 +29,20 @@ class CachedReader:
         """Logits after the last token, ``(rows, vocabulary)``."""
         logits: Tensor = self.model(ids, cache=self.cache, keep=1)
         return logits[:, 0]
+
+
+@dataclass(frozen=True)
+class CachedPrefix:
+    """`evomerge.objectives.subject.Prefix` over the built-in Llama."""
+
+    model: Llama
+    cache: Cache
+
+    def logits(self, rows: Sequence[int], ids: Tensor, *, keep: int) -> Tensor:
+        """Logits of the last `keep` new tokens, ``(n, keep, vocabulary)``."""
+        cache = self.cache.chosen(rows, room=ids.shape[1])
+        logits: Tensor = self.model(ids, cache=cache, keep=keep)
+        return logits
 
 
 @dataclass(frozen=True)
@@ -55,13 +69,24 @@ class BuiltinLanguageModel:
         token = self.tokenizer.bos_token_id
         return self.tokenizer.eos_token_id if token is None else token
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids."""
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(text, special=special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self.tokenizer.decode(ids)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Refuse: templates are rendered by transformers.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "evomerge's own byte-level tokenizer has no chat template; leave off `chat`, or put "
+            "the turns' marks into the prompts"
+        )
 
     def logits(self, ids: Tensor, *, keep: int) -> Tensor:
         """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``."""
@@ -71,6 +96,12 @@ class BuiltinLanguageModel:
     def reader(self, *, rows: int, length: int) -> CachedReader:
         """A reader with an empty cache."""
         return CachedReader(self.model, self.model.cache(rows=rows, length=length))
+
+    def prefix(self, ids: Tensor) -> CachedPrefix:
+        """Read ``(rows, tokens)`` once."""
+        cache = self.model.cache(rows=ids.shape[0], length=ids.shape[1])
+        self.model(ids, cache=cache, keep=1)
+        return CachedPrefix(self.model, cache)
 
 
 def load_llama(

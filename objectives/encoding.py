@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evomerge.errors import UsageError
 from evomerge.objectives.jsonl_items import Item, MultipleChoice, Passage
+from evomerge.objectives.prompts import between
 from evomerge.objectives.request import Request
 from evomerge.objectives.subject import LanguageModel
 
@@ -23,11 +24,13 @@ class Rules:
         max_new_tokens: the most tokens of an answer; None for what its longest accepted answer
             needs, and `SPARE` more.
         truncate: whether what is longer than the context loses its beginning; else it is refused.
+        special: whether the tokenizer adds its special tokens; not where a chat template did.
     """
 
     delimiter: str | None = None
     max_new_tokens: int | None = None
     truncate: bool = False
+    special: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Encoded:
     Attributes:
         requests: one per choice, accepted answer or text.
         sizes: UTF-8 bytes of each continuation, as far as it is scored.
+        chars: characters of the same.
         prompt: what generation continues; empty where nothing is generated.
         limit: the most tokens to generate.
         cut: whether tokens were left off at the beginning.
@@ -44,6 +48,7 @@ class Encoded:
 
     requests: tuple[Request, ...]
     sizes: tuple[int, ...]
+    chars: tuple[int, ...]
     prompt: tuple[int, ...] = ()
     limit: int = 0
     cut: bool = False
@@ -59,43 +64,37 @@ def encode(item: Item, language: LanguageModel, rules: Rules) -> Encoded:
     if isinstance(item, Passage):
         return _passage(item, language, rules)
     texts = item.choices if isinstance(item, MultipleChoice) else item.answers
-    requests = [_request(item, text, language, rules.delimiter) for text in texts]
+    requests = [_request(item, text, language, rules) for text in texts]
     fitted = tuple(_fitted(request, item, language.context, rules.truncate) for request in requests)
     cut = any(len(a.tokens) > len(b.tokens) for a, b in zip(requests, fitted, strict=True))
-    sizes = tuple(len(text.encode()) for text in texts)
+    sizes = tuple(len(text.encode()) for text in texts), tuple(map(len, texts))
     if isinstance(item, MultipleChoice):
-        return Encoded(fitted, sizes, cut=cut)
+        return Encoded(fitted, *sizes, cut=cut)
     limit = rules.max_new_tokens or max(request.scored for request in requests) + SPARE
-    tokens = _begun(language.encode(item.prompt), item, language)
+    tokens = _begun(language.encode(item.prompt, special=rules.special), item, language)
     prompt = _fitted_prompt(tokens, limit, item, language.context, rules.truncate)
-    return Encoded(fitted, sizes, prompt, limit, cut or len(prompt) < len(tokens))
+    return Encoded(fitted, *sizes, prompt, limit, cut or len(prompt) < len(tokens))
 
 
 def _passage(item: Passage, language: LanguageModel, rules: Rules) -> Encoded:
-    whole = _request(item, item.text, language, "")
+    whole = _request(item, item.text, language, replace(rules, delimiter=""))
     fitted = _fitted(whole, item, language.context, rules.truncate, keep_all=False)
-    size = len(item.text.encode())
+    text = item.text
     if fitted.scored < whole.scored:
-        size = len(language.decode(fitted.tokens[-fitted.scored :]).encode())
-    return Encoded((fitted,), (max(1, size),), cut=len(fitted.tokens) < len(whole.tokens))
+        text = language.decode(fitted.tokens[-fitted.scored :])
+    sizes = (max(1, len(text.encode())),), (max(1, len(text)),)
+    return Encoded((fitted,), *sizes, cut=len(fitted.tokens) < len(whole.tokens))
 
 
-def _request(
-    item: Item, continuation: str, language: LanguageModel, delimiter: str | None
-) -> Request:
+def _request(item: Item, continuation: str, language: LanguageModel, rules: Rules) -> Request:
     """The continuation is scored from the first token at which it changes the prompt's tokens."""
-    between = _between(item.prompt, continuation) if delimiter is None else delimiter
-    alone = language.encode(item.prompt)
-    whole = language.encode(item.prompt + between + continuation)
+    link = between(item.prompt, continuation, rules.delimiter)
+    alone = language.encode(item.prompt, special=rules.special)
+    whole = language.encode(item.prompt + link + continuation, special=rules.special)
     pairs = zip(alone, whole, strict=False)
     shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(alone), len(whole)))
     scored = max(1, len(whole) - shared)
     return Request(_begun(whole, item, language, scored), scored)
-
-
-def _between(prompt: str, continuation: str) -> str:
-    touching = prompt[-1:].isspace() or continuation[:1].isspace()
-    return " " if prompt and not touching else ""
 
 
 def _begun(

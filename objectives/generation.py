@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from evomerge.objectives.batches import Batches
 from evomerge.objectives.subject import LanguageModel
 
 STEP = 8
@@ -42,14 +43,14 @@ def greedy(
     language: LanguageModel,
     prompts: Sequence[Prompt],
     *,
-    batch_size: int,
+    batches: Batches,
     device: torch.device,
 ) -> list[list[int]]:
     """What the model writes after each prompt, most probable token by token.
 
     Args:
         prompts: whose tokens and limit fit the model's context together.
-        batch_size: rows at a time, always that many.
+        batches: rows at a time, always a full batch.
         device: of the model.
 
     Returns:
@@ -59,12 +60,14 @@ def greedy(
     for index, prompt in enumerate(prompts):
         groups.setdefault(prompt.together, []).append(index)
     written: list[list[int]] = [[] for _ in prompts]
+
+    def work(chunk: Sequence[int], size: int) -> None:
+        texts = _write(language, [prompts[k] for k in chunk], size, device)
+        for index, text in zip(chunk, texts, strict=True):
+            written[index] = text
+
     for indices in groups.values():
-        for i in range(0, len(indices), batch_size):
-            chunk = indices[i : i + batch_size]
-            texts = _write(language, [prompts[k] for k in chunk], batch_size, device)
-            for index, text in zip(chunk, texts, strict=True):
-                written[index] = text
+        batches.run(indices, work)
     return written
 
 

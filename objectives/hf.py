@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,26 @@ class CachedReader:
 
 
 @dataclass(frozen=True)
+class CachedPrefix:
+    """`evomerge.objectives.subject.Prefix` over a transformers model with full attention."""
+
+    module: Any
+    past: Any
+
+    def logits(self, rows: Sequence[int], ids: Tensor, *, keep: int) -> Tensor:
+        """Logits of the last `keep` new tokens, ``(n, keep, vocabulary)``."""
+        picked = torch.tensor(rows, device=ids.device)
+        past = type(self.past)()
+        for index, layer in enumerate(self.past.layers):
+            past.update(layer.keys[picked], layer.values[picked], index)
+        answer = self.module(
+            input_ids=ids, past_key_values=past, use_cache=True, **_keep(self.module, keep)
+        )
+        logits: Tensor = answer.logits[:, -keep:]
+        return logits
+
+
+@dataclass(frozen=True)
 class TransformersLanguageModel:
     """`evomerge.objectives.subject.LanguageModel` over a transformers model."""
 
@@ -59,15 +79,35 @@ class TransformersLanguageModel:
         token: int | None = self.tokenizer.bos_token_id
         return self.tokenizer.eos_token_id if token is None else token
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids, with the special tokens that the tokenizer adds."""
-        return list(self.tokenizer(text, verbose=False)["input_ids"])
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids, with the special tokens that the tokenizer adds, unless told otherwise."""
+        found = self.tokenizer(text, verbose=False, add_special_tokens=special)
+        return list(found["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         text: str = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return text
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text that the chat template makes of turns, up to the assistant's next.
+
+        Raises:
+            UsageError: if there is no template, or it refuses these turns.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise UsageError(
+                "the tokenizer has no chat template (chat_template.jinja, or chat_template in "
+                "tokenizer_config.json); leave off `chat`, or use an instruction-tuned base"
+            )
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # jinja2's own errors, and whatever a template raises
+            raise UsageError(f"the chat template refuses the prompt: {error}") from error
         return text
 
     def logits(self, ids: Tensor, *, keep: int) -> Tensor:
@@ -79,6 +119,15 @@ class TransformersLanguageModel:
     def reader(self, *, rows: int, length: int) -> CachedReader:
         """A reader with an empty cache."""
         return CachedReader(self.module)
+
+    def prefix(self, ids: Tensor) -> CachedPrefix | None:
+        """Read ``(rows, tokens)`` once; None unless every layer keeps all keys and values."""
+        answer = self.module(input_ids=ids, use_cache=True, **_keep(self.module, 1))
+        past = answer.past_key_values
+        plain = type(past).__name__ == "DynamicCache" and {
+            type(layer).__name__ for layer in getattr(past, "layers", ())
+        } == {"DynamicLayer"}
+        return CachedPrefix(self.module, past) if plain else None
 
 
 def load_transformers(folder: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:

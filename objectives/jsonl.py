@@ -4,17 +4,18 @@
 
     objective: {type: jsonl, items: arithmetic.jsonl}
 
-Kinds of items are in `evomerge.objectives.jsonl_items`, what they score in
-`evomerge.objectives.judging`. An item's score and margin do not depend on the items beside it.
-Importing this, and making an objective, loads no torch.
+Kinds of items are in `evomerge.objectives.jsonl_items`, metrics in `evomerge.objectives.verdicts`,
+worked examples and chats in `evomerge.objectives.prompts`. An item's score and margin do not
+depend on the items beside it. Importing this, and making an objective, loads no torch.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 from evomerge.errors import UsageError
 from evomerge.interfaces import Need
@@ -27,22 +28,46 @@ from evomerge.objectives.jsonl_items import (
     Item,
     Kind,
     MultipleChoice,
-    Normalization,
     kind_of,
     parse,
 )
+from evomerge.objectives.matching import Matcher
+from evomerge.objectives.metrics import Metrics
+from evomerge.objectives.prompts import Shots, Wording, chat_messages, plain_prompt
 from evomerge.objectives.subject import LanguageModel, LiveModel
+from evomerge.objectives.verdicts import (
+    METRICS,
+    NORMALIZATIONS,
+    WRITTEN,
+    Metric,
+    Normalization,
+    Verdict,
+    judge_answer,
+    judge_choice,
+    judge_text,
+)
 from evomerge.trial import Scores
+
+if TYPE_CHECKING:
+    from evomerge.objectives.batches import Batches
+    from evomerge.objectives.judging import Bench
 
 OPTIONS = (
     "items",
     "kind",
+    "metrics",
     "batch_size",
     "normalize",
     "stop",
     "max_new_tokens",
     "delimiter",
     "truncate",
+    "shots",
+    "shots_from",
+    "shots_seed",
+    "separator",
+    "system",
+    "chat",
 )
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
 _log = logging.getLogger("evomerge")
@@ -53,11 +78,15 @@ class JsonlObjective:
 
     Args:
         options: ``items``: the JSONL file; ``kind``: multiple_choice, exact_match, perplexity, or
-            auto, which looks at the items' keys; ``batch_size``: rows at a time, by default 8 on
-            a CPU and 64 on a GPU; ``normalize``: none, bytes or tokens, of choices;
+            auto, which looks at the items' keys; ``metrics``: see
+            `evomerge.objectives.metrics.Metrics`; ``batch_size``: rows at a time, by default 8 on
+            a CPU and 64 on a GPU; ``normalize``: none, bytes, chars or tokens, of choices;
             ``stop``: a text or texts that end an answer, by default a line's end;
-            ``max_new_tokens``, ``delimiter`` and ``truncate`` as in
-            `evomerge.objectives.encoding.Rules`.
+            ``max_new_tokens`` and ``truncate`` as in `evomerge.objectives.encoding.Rules`;
+            ``shots``: worked examples, from ``shots_from``, another file, or the other items, in
+            an order by ``shots_seed``; ``chat``: through the model's chat template;
+            ``delimiter``, ``separator`` and ``system`` as in
+            `evomerge.objectives.prompts.Wording`.
         folder: what a relative path starts from.
 
     Raises:
@@ -72,17 +101,25 @@ class JsonlObjective:
         self._kind: Kind = _common_kind(lines) if kind == "auto" else cast(Kind, kind)
         self._items: tuple[Item, ...] = tuple(parse(line, self._kind) for line in lines)
         self._path = path
+        self._metrics = Metrics.read(options.get("metrics"), METRICS[self._kind])
         self._batch_size = read.count(options, "batch_size")
-        self._normalize = cast(
-            Normalization, read.choice(options, "normalize", get_args(Normalization))
-        )
+        self._normalize = cast(Normalization, read.choice(options, "normalize", NORMALIZATIONS))
         self._stop = _stop(options.get("stop", "\n"))
-        self._rules = Rules(
+        self._chat = read.flag(options, "chat")
+        self._wording = Wording(
             read.text(options, "delimiter"),
+            _separator(options),
+            read.text(options, "system"),
+        )
+        self._rules = Rules(
+            "" if self._chat and self._wording.delimiter is None else self._wording.delimiter,
             read.count(options, "max_new_tokens"),
             read.flag(options, "truncate"),
+            special=not self._chat,
         )
+        self._shots = self._worked_examples(options, folder)
         self._encoded: tuple[Any, dict[int, Encoded]] = (None, {})
+        self._batches: Batches | None = None
 
     @property
     def needs(self) -> Need:
@@ -99,7 +136,9 @@ class JsonlObjective:
         """Of all items."""
         return self._kind
 
-    def evaluate(self, subject: LiveModel, items: Sequence[int] | None) -> Scores:
+    def evaluate(
+        self, subject: LiveModel, items: Sequence[int] | None
+    ) -> Scores | Mapping[str, Scores]:
         """Scores and margins in the order of the items; NaN where the model answers no number.
 
         Args:
@@ -111,7 +150,7 @@ class JsonlObjective:
         """
         import torch
 
-        from evomerge.objectives import judging
+        from evomerge.objectives.judging import Bench
 
         language = subject.language
         if language is None:
@@ -120,18 +159,61 @@ class JsonlObjective:
                 "measure it with an objective of type python"
             )
         wanted = range(self.count) if items is None else items
-        size = self._batch_size or BATCH_SIZES.get(subject.device.type, BATCH_SIZES["cpu"])
-        bench = judging.Bench(language, size, subject.device)
         with torch.inference_mode():
             encoded = self._encode(subject, language, wanted)
+            bench = Bench(language, self._fitting(subject.device.type), subject.device)
             chosen = [self._items[i] for i in wanted]
-            if self._kind == "multiple_choice":
-                choices = cast(list[MultipleChoice], chosen)
-                return judging.judge_choices(bench, choices, encoded, self._normalize)
-            if self._kind == "exact_match":
-                answers = cast(list[ExactMatch], chosen)
-                return judging.judge_answers(bench, answers, encoded, self._stop)
-            return judging.judge_texts(bench, encoded)
+            verdicts, rates = self._judge(bench, chosen, encoded)
+        return self._metrics.answer({m: _scores(v, rates) for m, v in verdicts.items()})
+
+    def _judge(
+        self, bench: Bench, chosen: Sequence[Item], encoded: Sequence[Encoded]
+    ) -> tuple[dict[str, list[Verdict]], dict[str, float]]:
+        """Verdicts by metric, and the shares of items that put them in doubt."""
+        from evomerge.objectives import judging
+
+        metrics = cast(Sequence[Metric], self._metrics.wanted)
+        found = judging.likelihoods(bench, encoded)
+        rates = {"truncated": _share(tokens.cut for tokens in encoded)}
+        if self._kind == "multiple_choice":
+            rights = [cast(MultipleChoice, item).right for item in chosen]
+            return {
+                metric: [
+                    judge_choice(metric, values, right, self._normalize)
+                    for values, right in zip(found, rights, strict=True)
+                ]
+                for metric in metrics
+            }, rates
+        if self._kind == "perplexity":
+            return {
+                metric: [judge_text(metric, one) for (one,) in found] for metric in metrics
+            }, rates
+        matchers = [Matcher(cast(ExactMatch, item).answers, self._stop) for item in chosen]
+        texts = [""] * len(chosen)
+        if WRITTEN & set(metrics):
+            early = WRITTEN & set(metrics) == {"exact_match"}
+            written = judging.written(bench, matchers, encoded, early=early)
+            texts = [answer.text for answer in written]
+            rates["invalid"] = _share(
+                not answer.over or not matcher.said(answer.text)
+                for matcher, answer in zip(matchers, written, strict=True)
+            )
+        return {
+            metric: [
+                judge_answer(metric, matcher, text, values)
+                for matcher, text, values in zip(matchers, texts, found, strict=True)
+            ]
+            for metric in metrics
+        }, rates
+
+    def _fitting(self, device: str) -> Batches:
+        """Kept from one candidate to the next: what did not fit once is not tried again."""
+        from evomerge.objectives.batches import Batches
+
+        if self._batches is None:
+            size = self._batch_size or BATCH_SIZES.get(device, BATCH_SIZES["cpu"])
+            self._batches = Batches(size)
+        return self._batches
 
     def _encode(
         self, subject: LiveModel, language: LanguageModel, wanted: Sequence[int]
@@ -142,7 +224,7 @@ class JsonlObjective:
             known = {}
             self._encoded = (subject.tokenizer, known)
         new = [i for i in dict.fromkeys(wanted) if i not in known]
-        known.update({i: encode(self._items[i], language, self._rules) for i in new})
+        known.update({i: encode(self._worded(i, language), language, self._rules) for i in new})
         if cut := sum(known[i].cut for i in new):
             _log.warning(
                 "%s: %d of %d items are longer than the model's context of %s tokens and lose "
@@ -153,6 +235,50 @@ class JsonlObjective:
                 language.context,
             )
         return [known[i] for i in wanted]
+
+    def _worded(self, index: int, language: LanguageModel) -> Item:
+        """The item with all that stands before its answer as its prompt."""
+        item = self._items[index]
+        shots = self._shots.of(item)
+        if self._chat:
+            try:
+                prompt = language.chat(chat_messages(item, shots, self._wording))
+            except UsageError as error:
+                raise UsageError(error.cause, place=item.place) from error
+        elif shots or self._wording.system is not None:
+            prompt = plain_prompt(item, shots, self._wording)
+        else:
+            return item
+        return replace(item, prompt=prompt)
+
+    def _worked_examples(self, options: Mapping[str, Any], folder: Path) -> Shots:
+        count, source = read.count(options, "shots") or 0, read.text(options, "shots_from")
+        if source is not None and not count:
+            raise UsageError("shots_from is a file of worked examples; say `shots`, how many")
+        if self._kind == "perplexity" and (count or self._chat):
+            raise UsageError("texts are read as they are; leave off `shots` and `chat`")
+        pool = self._items
+        if source is not None:
+            lines = read_items(folder / Path(source).expanduser())
+            pool = tuple(parse(line, self._kind) for line in lines)
+        shots = Shots(pool, count, seed=read.whole(options, "shots_seed"))
+        for item in self._items:
+            shots.of(item)
+        return shots
+
+
+def _scores(verdicts: Sequence[Verdict], rates: Mapping[str, float]) -> Scores:
+    margins = [verdict.margin for verdict in verdicts if verdict.margin is not None]
+    return Scores(
+        [verdict.score for verdict in verdicts],
+        margins or None,
+        {name: rate for name, rate in rates.items() if rate},
+    )
+
+
+def _share(happened: Iterable[bool]) -> float:
+    found = list(happened)
+    return sum(found) / len(found) if found else 0.0
 
 
 def _common_kind(lines: Sequence[Line]) -> Kind:
@@ -171,3 +297,8 @@ def _stop(given: Any) -> tuple[str, ...]:
     if not isinstance(texts, list | tuple) or not all(isinstance(t, str) and t for t in texts):
         raise UsageError(f"stop is {given!r:.60}; a text or a list of texts is wanted")
     return tuple(texts)
+
+
+def _separator(options: Mapping[str, Any]) -> str:
+    found = read.text(options, "separator")
+    return Wording.separator if found is None else found

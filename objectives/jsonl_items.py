@@ -22,8 +22,6 @@ from evomerge.objectives.items import Line
 
 Kind = Literal["multiple_choice", "exact_match", "perplexity"]
 KINDS: tuple[Kind, ...] = ("multiple_choice", "exact_match", "perplexity")
-Normalization = Literal["none", "bytes", "tokens"]
-"""What the log-likelihood of a choice is divided by."""
 
 PROMPT = ("prompt", "question", "query", "context", "ctx")
 CHOICES = ("choices", "options", "endings")

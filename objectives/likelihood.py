@@ -4,21 +4,27 @@ Every row is computed in a batch whose shape follows from that row alone: sequen
 the right to a length that depends on their own, and batches are filled up to a fixed number of
 rows. As no token sees a later one, and as matrix products work row by row, a sequence's result
 does not depend on what else is in its batch: bit for bit on the CPU, where a test says so.
+
+Sequences of one item that begin alike, such as a prompt with several choices, are read as one up
+to where they part, if that is worth it; which way an item goes follows from the item alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from evomerge.objectives.batches import Batches
 from evomerge.objectives.request import Request
 from evomerge.objectives.subject import LanguageModel
 
 MOST_LOGITS = 1 << 27
 """Logits computed at a time: half a gigabyte in float32."""
+WORTH_SHARING = 16
+"""Tokens that sequences have in common for them to be read once."""
 
 
 @dataclass(frozen=True)
@@ -34,35 +40,139 @@ class Shape:
     keep: int
 
 
-def token_log_probabilities(
-    language: LanguageModel,
-    requests: Sequence[Request],
-    *,
-    batch_size: int,
-    device: torch.device,
-) -> list[list[float]]:
-    """Natural logarithms of the probabilities of the scored tokens, request by request.
+Answers = list[list[list[float]]]
+"""Log-probabilities by set, request and scored token."""
+_Key = tuple[int, tuple[int, ...]]
+_Logits = Callable[[Sequence[int], Tensor, int], Tensor]
 
-    Requests that read the same tokens share a row: choices of one token cost one row together.
+
+class Likelihoods:
+    """Reads sets of requests on one model.
 
     Args:
-        requests: in any order; longer ones than the model's context are the caller's mistake.
-        batch_size: the most rows at a time; fewer where the vocabulary is large.
+        language: whose parameters are read at each call.
+        batches: rows at a time; fewer where the vocabulary is large.
         device: of the model.
+        share: whether what the requests of a set have in common is read once.
     """
-    rows: dict[Shape, dict[tuple[int, ...], list[int]]] = {}
-    for index, request in enumerate(requests):
-        group = rows.setdefault(_shape(request, language.context), {})
-        group.setdefault(request.tokens[:-1], []).append(index)
-    answers: list[list[float]] = [[] for _ in requests]
-    for shape, group in rows.items():
-        size = max(1, min(batch_size, MOST_LOGITS // (shape.keep * language.vocabulary)))
-        for inputs in _batches(list(group), size):
-            table = _log_probabilities(language, inputs, size, shape, device)
-            for row, tokens in enumerate(inputs):
-                for index in group[tokens]:
-                    answers[index] = _picked(table[row], requests[index], shape)
-    return answers
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        batches: Batches,
+        device: torch.device,
+        *,
+        share: bool = True,
+    ) -> None:
+        self._language = language
+        self._batches = batches
+        self._device = device
+        self._share = share
+
+    def of(self, sets: Sequence[Sequence[Request]]) -> Answers:
+        """Natural logarithms of the scored tokens' probabilities, by set, request and token.
+
+        Requests that read the same tokens share a row: choices of one token cost one row
+        together.
+
+        Args:
+            sets: each of one item; longer requests than the model's context are the caller's
+                mistake.
+        """
+        answers: Answers = [[[] for _ in requests] for requests in sets]
+        lengths: dict[int, list[int]] = {}
+        for index, requests in enumerate(sets):
+            lengths.setdefault(shared_length(requests) if self._share else 0, []).append(index)
+        plain = lengths.pop(0, [])
+        for length, chosen in lengths.items():
+            plain += self._behind_prefixes(sets, chosen, length, answers)
+        language = self._language
+        self._read(sets, plain, 0, answers, lambda rows, ids, keep: language.logits(ids, keep=keep))
+        return answers
+
+    def _behind_prefixes(
+        self,
+        sets: Sequence[Sequence[Request]],
+        chosen: Sequence[int],
+        length: int,
+        answers: Answers,
+    ) -> list[int]:
+        """Read sets whose requests all begin with the same `length` tokens; those left over."""
+        left: list[int] = []
+
+        def work(chunk: Sequence[int], size: int) -> None:
+            ids = _filled([sets[index][0].tokens[:length] for index in chunk], size, length)
+            prefix = self._language.prefix(ids.to(self._device)) if self._share else None
+            if prefix is None:
+                self._share = False
+                left.extend(chunk)
+                return
+            row = {index: row for row, index in enumerate(chunk)}
+            self._read(
+                sets,
+                chunk,
+                length,
+                answers,
+                lambda of, ids, keep: prefix.logits([row.get(i, 0) for i in of], ids, keep=keep),
+            )
+
+        self._batches.run(chosen, work)
+        return left
+
+    def _read(
+        self,
+        sets: Sequence[Sequence[Request]],
+        chosen: Sequence[int],
+        skip: int,
+        answers: Answers,
+        logits: _Logits,
+    ) -> None:
+        """Read what stands behind the first `skip` tokens of each request, shape by shape."""
+        shapes: dict[Shape, dict[_Key, list[tuple[int, int]]]] = {}
+        for index in chosen:
+            for place, request in enumerate(sets[index]):
+                rows = shapes.setdefault(_shape(request, skip, self._language.context), {})
+                key = (index if skip else -1, request.tokens[skip:-1])
+                rows.setdefault(key, []).append((index, place))
+        for shape, rows in shapes.items():
+            self._read_shape(sets, rows, skip, shape, answers, logits)
+
+    def _read_shape(
+        self,
+        sets: Sequence[Sequence[Request]],
+        rows: Mapping[_Key, Sequence[tuple[int, int]]],
+        skip: int,
+        shape: Shape,
+        answers: Answers,
+        logits: _Logits,
+    ) -> None:
+        def work(chunk: Sequence[_Key], size: int) -> None:
+            ids = _filled([tokens for _, tokens in chunk], size, shape.length)
+            of = [index for index, _ in chunk] + [-1] * (size - len(chunk))
+            found = logits(of, ids.to(self._device), shape.keep)
+            wide = found if found.dtype == torch.float64 else found.float()
+            table = wide.log_softmax(dim=-1)
+            asked = [(row, asker) for row, key in enumerate(chunk) for asker in rows[key]]
+            requests = [(row, sets[index][place]) for row, (index, place) in asked]
+            picked = _picked(table, requests, skip, shape)
+            for (_, (index, place)), logs in zip(asked, picked, strict=True):
+                answers[index][place] = logs
+
+        most = MOST_LOGITS // (shape.keep * self._language.vocabulary)
+        self._batches.run(list(rows), work, most=most)
+
+
+def shared_length(requests: Sequence[Request]) -> int:
+    """How many tokens a set's requests are read together: a step of `padded_length`, or 0.
+
+    None of them is scored, and one token before the first scored one is left to each request.
+    """
+    if len({request.tokens[:-1] for request in requests}) < 2:
+        return 0
+    shortest = min(len(request.tokens) - request.scored - 1 for request in requests)
+    columns = zip(*(request.tokens[:shortest] for request in requests), strict=True)
+    common = next((i for i, column in enumerate(columns) if len(set(column)) > 1), shortest)
+    return common - common % _step(common + 1) if common >= WORTH_SHARING else 0
 
 
 def padded_length(tokens: int) -> int:
@@ -71,41 +181,41 @@ def padded_length(tokens: int) -> int:
     Args:
         tokens: 1 or more.
     """
-    step = max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
-    return -(-tokens // step) * step
+    return -(-tokens // _step(tokens)) * _step(tokens)
 
 
-def _shape(request: Request, context: int | None) -> Shape:
-    read = len(request.tokens) - 1
-    length = max(read, min(padded_length(read), context or read + 15))
+def _step(tokens: int) -> int:
+    return max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
+
+
+def _shape(request: Request, skip: int, context: int | None) -> Shape:
+    read = len(request.tokens) - 1 - skip
+    room = read + 15 if context is None else context - skip
+    length = max(read, min(padded_length(read), room))
     needed = length - read + request.scored
     return Shape(length, min(length, max(16, 1 << (needed - 1).bit_length())))
 
 
-def _batches(rows: Sequence[tuple[int, ...]], size: int) -> Iterator[Sequence[tuple[int, ...]]]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))
-
-
-def _log_probabilities(
-    language: LanguageModel,
-    inputs: Sequence[tuple[int, ...]],
-    size: int,
-    shape: Shape,
-    device: torch.device,
-) -> Tensor:
-    """``(size, keep, vocabulary)`` float32 or wider; rows beyond the inputs are filling."""
-    ids = torch.zeros(size, shape.length, dtype=torch.int64)
-    for row, tokens in enumerate(inputs):
+def _filled(rows: Sequence[tuple[int, ...]], size: int, length: int) -> Tensor:
+    """``(size, length)`` ids; what is beyond the rows and behind them is filling."""
+    ids = torch.zeros(size, length, dtype=torch.int64)
+    for row, tokens in enumerate(rows):
         ids[row, : len(tokens)] = torch.tensor(tokens)
-    logits = language.logits(ids.to(device), keep=shape.keep)
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return wide.log_softmax(dim=-1)
+    return ids
 
 
-def _picked(table: Tensor, request: Request, shape: Shape) -> list[float]:
-    """Entries of ``(keep, vocabulary)`` that belong to the scored tokens."""
-    first = len(request.tokens) - 1 - request.scored - (shape.length - shape.keep)
-    places = torch.arange(first, first + request.scored, device=table.device)
-    targets = torch.tensor(request.tokens[-request.scored :], device=table.device)
-    found: list[float] = table[places, targets].tolist()
-    return found
+def _picked(
+    table: Tensor, requests: Sequence[tuple[int, Request]], skip: int, shape: Shape
+) -> list[list[float]]:
+    """Entries of ``(rows, keep, vocabulary)`` that belong to the scored tokens of each request."""
+    rows: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    for row, request in requests:
+        end = len(request.tokens) - 1 - skip - (shape.length - shape.keep)
+        rows += [row] * request.scored
+        places += range(end - request.scored, end)
+        targets += request.tokens[-request.scored :]
+    index = [torch.tensor(numbers, device=table.device) for numbers in (rows, places, targets)]
+    found = iter(table[tuple(index)].tolist())
+    return [[next(found) for _ in range(request.scored)] for _, request in requests]

@@ -10,6 +10,9 @@ checkpoint or by `initialise` from a generator.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,12 +29,29 @@ class Cache:
         self.values = torch.empty_like(self.keys)
         self.length = 0
 
+    def chosen(self, rows: Sequence[int], *, room: int) -> Cache:
+        """A cache of its own for some of the rows, with room for further tokens.
+
+        Args:
+            rows: indices, repeats allowed.
+        """
+        picked = torch.tensor(rows, device=self.keys.device)
+        made = copy.copy(self)
+        made.keys = _roomy(self.keys[:, picked, :, : self.length], room)
+        made.values = _roomy(self.values[:, picked, :, : self.length], room)
+        return made
+
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store ``(rows, heads, new, size)`` after the valid tokens; everything up to them."""
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def _roomy(x: Tensor, room: int) -> Tensor:
+    """The same with `room` more tokens, not set, in ``(..., tokens, size)``."""
+    return torch.cat((x, x.new_empty(*x.shape[:-2], room, x.shape[-1])), dim=-2)
 
 
 class Linear(nn.Module):

@@ -22,18 +22,23 @@ class Matcher:
 
     def matches(self, text: str) -> bool:
         """Whether a whole generated text is one of the answers."""
-        return self._until_stop(text).strip() in {answer.strip() for answer in self.answers}
+        return self.said(text) in {answer.strip() for answer in self.answers}
 
     def decided(self, text: str) -> bool:
         """Whether more text could not change what `matches` says."""
-        if any(stop in text for stop in self.stop):
+        if self.stops(text):
             return True
         said = self._settled(text).lstrip()
         return not any(_may_become(said, answer.strip()) for answer in self.answers)
 
-    def _until_stop(self, text: str) -> str:
+    def said(self, text: str) -> str:
+        """The text up to the first stop text, without the white space around it."""
         ends = [text.find(stop) for stop in self.stop if stop in text]
-        return text[: min(ends, default=len(text))]
+        return text[: min(ends, default=len(text))].strip()
+
+    def stops(self, text: str) -> bool:
+        """Whether a stop text stands in it."""
+        return any(stop in text for stop in self.stop)
 
     def _settled(self, text: str) -> str:
         """The text without an end that may be the beginning of a stop or of a character."""

@@ -60,3 +60,11 @@ def flag(options: Mapping[str, Any], name: str) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"{name} is {value!r}; true or false is wanted")
     return value
+
+
+def whole(options: Mapping[str, Any], name: str) -> int:
+    """A whole number from 0; 0 where the option is absent."""
+    value = options.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UsageError(f"{name} is {value!r}; a whole number from 0 is wanted")
+    return value

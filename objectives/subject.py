@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,19 @@ class Reader(Protocol):
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits after the last token, ``(rows, vocabulary)``, given new ``(rows, tokens)``."""
+        ...
+
+
+class Prefix(Protocol):
+    """Rows of tokens that were read once, to be continued in several ways."""
+
+    def logits(self, rows: Sequence[int], ids: torch.Tensor, *, keep: int) -> torch.Tensor:
+        """Logits of the last `keep` new tokens, ``(n, keep, vocabulary)``; nothing is remembered.
+
+        Args:
+            rows: n indices of the rows that are continued, repeats allowed.
+            ids: ``(n, tokens)``, behind them; may be padded on the right.
+        """
         ...
 
 
@@ -42,12 +55,27 @@ class LanguageModel(Protocol):
         """The token that stands before an empty prompt; None if there is none."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids as the tokenizer makes them, with the special tokens that it adds."""
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids as the tokenizer makes them.
+
+        Args:
+            special: whether the special tokens that it adds by itself come with them.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text that the model's chat template makes of turns, up to the assistant's next.
+
+        Args:
+            messages: each with ``role`` and ``content``.
+
+        Raises:
+            UsageError: if there is no template, or it refuses these turns.
+        """
         ...
 
     def logits(self, ids: torch.Tensor, *, keep: int) -> torch.Tensor:
@@ -59,6 +87,10 @@ class LanguageModel(Protocol):
 
     def reader(self, *, rows: int, length: int) -> Reader:
         """A reader that has read nothing yet, for up to `length` tokens per row."""
+        ...
+
+    def prefix(self, ids: torch.Tensor) -> Prefix | None:
+        """Read ``(rows, tokens)``, none of them padding; None where the model cannot share them."""
         ...
 
 

@@ -76,9 +76,14 @@ class ByteTokenizer:
         """Id of the filling token."""
         return None if self.pad_token is None else self.special[self.pad_token]
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids; the text of a special token becomes that token."""
-        ids = [self.special[self.bos_token]] if self.add_bos and self.bos_token else []
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids; the text of a special token becomes that token.
+
+        Args:
+            special: whether the beginning-of-text token comes first where `add_bos` says so.
+        """
+        begun = special and self.add_bos and self.bos_token
+        ids = [self.special[self.bos_token]] if begun and self.bos_token else []
         for piece in self._specials.split(text) if self._specials else [text]:
             if piece in self.special:
                 ids.append(self.special[piece])

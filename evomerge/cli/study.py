@@ -18,18 +18,20 @@ from evomerge.errors import InfeasibleError
 @json_option
 def status(*, study: Path, as_json: bool) -> None:
     """Show trials by state, front, hypervolume, spend and estimated time left."""
-    from evomerge.report.summary import failures, status_of
+    from evomerge.report.summary import doubts, failures, status_of
     from evomerge.study.study import Study
 
     with Study.read(study) as opened:
         row = status_of(opened)
-        reasons = failures(opened)
+        reasons, warnings = failures(opened), doubts(opened)
     if as_json:
-        emit_one({**row, "failures": reasons}, as_json=True)
+        emit_one({**row, "failures": reasons, "warnings": warnings}, as_json=True)
         return
     emit_one(row, as_json=False)
     for reason, count in reasons.items():
         say(f"{count} trials: {escape(reason)}")
+    for warning in warnings:
+        say(f"warning: {escape(warning)}")
 
 
 @click.command()

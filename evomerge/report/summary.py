@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from evomerge.report.page import Content
 
 LONGEST_REASON = 160
+ALARMING = 0.05
+"""Share of items whose answers are in doubt from which a user is told."""
+_DOUBTS = {
+    "truncated": "lost their beginning, for they are longer than the model's context",
+    "invalid": "were answered by nothing, or by more than max_new_tokens",
+}
 
 
 def chosen_on(trials: Sequence[Trial]) -> Split:
@@ -52,6 +58,24 @@ def failures(study: Study) -> dict[str, int]:
     """Reasons of failed trials with their counts, most frequent first; numbers are blanked."""
     reasons = [_kind(trial.reason) for trial in study.trials(state=TrialState.FAILED)]
     return dict(Counter(reasons).most_common())
+
+
+def doubts(study: Study) -> list[str]:
+    """What puts values in doubt, one sentence for each metric and cause; numbers are shares."""
+    worst: dict[tuple[str, str], float] = {}
+    trials: dict[tuple[str, str], set[int | None]] = {}
+    for event in study.events():
+        if event.kind == "doubted":
+            for metric, rates in event.data["rates"].items():
+                for cause, rate in rates.items():
+                    if rate >= ALARMING:
+                        worst[metric, cause] = max(rate, worst.get((metric, cause), 0.0))
+                        trials.setdefault((metric, cause), set()).add(event.trial)
+    return [
+        f"{metric}: up to {share:.0%} of the items {_DOUBTS.get(cause, f'are {cause}')}, "
+        f"in {len(trials[metric, cause])} trials"
+        for (metric, cause), share in worst.items()
+    ]
 
 
 def front_rows(study: Study) -> list[dict[str, Any]]:

@@ -185,6 +185,10 @@ class Telling:
         self, number: int, split: Split, scores: Mapping[str, Scores], *, attempt: int | None
     ) -> None:
         store_scores(self.database, number, split, scores, attempt=attempt)
+        rates = {metric: dict(found.rates) for metric, found in scores.items() if found.rates}
+        if rates:
+            about = {"split": split, "rates": rates}
+            journal.write(self.database, "doubted", trial=number, attempt=attempt, **about)
         if split == "search":
             self._set_state(number, TrialState.DONE)
 

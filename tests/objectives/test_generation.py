@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evomerge.objectives.batches import Batches
 from evomerge.objectives.generation import Prompt, greedy
 from evomerge.objectives.matching import Matcher
 from evomerge.objectives.models import load_model
@@ -39,7 +40,7 @@ def prompts(count: int, longest: int = 40) -> list[Prompt]:
 
 def written(language: LanguageModel, asked: list[Prompt], batch_size: int = 4) -> list[list[int]]:
     with torch.inference_mode():
-        return greedy(language, asked, batch_size=batch_size, device=CPU)
+        return greedy(language, asked, batches=Batches(batch_size), device=CPU)
 
 
 @pytest.fixture

@@ -249,16 +249,106 @@ def test_a_model_without_language_is_refused(live: LiveModel, write_items: Write
         objective(write_items(*CHOICES)).evaluate(other, [0])
 
 
+def test_several_metrics_from_one_pass(live: LiveModel, write_items: Write) -> None:
+    path = write_items(*CHOICES)
+    goals = {"sums": "accuracy", "sure": "probability", "fluent": "log_likelihood"}
+    both = objective(path, metrics=goals).evaluate(live, range(5))
+    for goal, metric in goals.items():
+        alone = objective(path, metrics=metric).evaluate(live, range(5))
+        assert both[goal] == alone
+    assert both["fluent"].margins is None and both["sure"].margins is not None
+
+
+def test_what_is_written_serves_every_metric_of_it(live: LiveModel, write_items: Write) -> None:
+    answer = generated(live, "a", 4)
+    path = write_items({"prompt": "a", "answer": answer}, {"prompt": "b", "answer": "no"})
+    names = ["exact_match", "contains", "f1", "log_likelihood", "perplexity"]
+    made = objective(path, metrics=names, max_new_tokens=4, delimiter="", stop=["\x00"])
+    scores = made.evaluate(live, None)
+    assert [scores[name].items[0] for name in names[:3]] == [1.0, 1.0, 1.0]
+    assert scores["f1"].rates == {"invalid": 1.0}  # neither came to an end before the limit
+    alone = objective(path, max_new_tokens=4, delimiter="", stop=["\x00"])
+    assert alone.evaluate(live, None).items == scores["exact_match"].items
+
+
+def test_worked_examples_stand_before_the_prompt(live: LiveModel, write_items: Write) -> None:
+    path = write_items(*CHOICES[:3])
+    shown = write_items({"prompt": "9+9=", "choices": ["18", "1"], "answer": 0}, name="shots.jsonl")
+    made = objective(path, shots=1, shots_from=shown.name, separator="\n", system="Add.")
+    worded = [{**item, "prompt": f"Add.\n9+9= 18\n{item['prompt']}"} for item in CHOICES[:3]]
+    plain = objective(write_items(*worded, name="worded.jsonl"))
+    assert made.evaluate(live, None) == plain.evaluate(live, None)
+    own = objective(path, shots=2, shots_seed=3)
+    assert own.evaluate(live, [0]) != objective(path).evaluate(live, [0])
+    with pytest.raises(UsageError, match="worked examples are wanted") as caught:
+        objective(path, shots=3)
+    assert caught.value.place == f"{path}:1"
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def test_chats_go_through_the_folders_template(
+    make_folder: Callable[..., Path], write_items: Write
+) -> None:
+    """Nothing is added twice: the template's own beginning of text is the only one."""
+    pytest.importorskip("transformers")
+    from evomerge.objectives.hf import TransformersLanguageModel, load_tokenizer
+
+    folder = make_folder()
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    own = load_model(folder, device="cpu")
+    assert own.language is not None
+    tokenizer = load_tokenizer(folder)
+
+    class Chatting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(own.language, name)
+
+        def chat(self, messages: Any) -> str:
+            return TransformersLanguageModel.chat(self, messages)  # type: ignore[arg-type]
+
+    chatting: Any = Chatting()
+    chatting.tokenizer = tokenizer
+    live = LiveModel(own.module, tokenizer, own.device, folder, chatting)
+    path = write_items(*CHOICES[:2])
+    told = objective(path, chat=True, system="Add.", shots=1).evaluate(live, [0])
+    prompt = "[system]Add.\n[user]0+1=\n[assistant]1\n[user]0+0=\n[assistant]"
+    by_hand = write_items({**CHOICES[0], "prompt": prompt}, name="hand.jsonl")
+    assert told == objective(by_hand, delimiter="").evaluate(own, [0])  # which begins with <s>
+
+
+def test_without_a_template_there_is_no_chat(live: LiveModel, write_items: Write) -> None:
+    path = write_items(*CHOICES)
+    with pytest.raises(UsageError, match="has no chat template") as caught:
+        objective(path, chat=True).evaluate(live, [1])
+    assert caught.value.place == f"{path}:2"
+
+
+def test_what_puts_answers_in_doubt_is_counted(live: LiveModel, write_items: Write) -> None:
+    path = write_items({"prompt": "p", "answer": "a"}, {"prompt": "p" * 200, "answer": "a"})
+    scores = objective(path, truncate=True, metrics="f1", stop=["\x00"]).evaluate(live, None)
+    assert scores.rates == {"truncated": 0.5, "invalid": 1.0}
+    assert objective(path, truncate=True).evaluate(live, [0]).rates == {}  # decided at once
+
+
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"batchsize": 3}, "did you mean 'batch_size'"),
     "kind": ({"kind": "generate"}, "auto, multiple_choice"),
     "another kind": ({"kind": "perplexity"}, "text is missing"),
     "batch": ({"batch_size": 0}, "positive integer"),
     "true": ({"max_new_tokens": True}, "positive integer"),
-    "normalize": ({"normalize": "chars"}, "none, bytes, tokens"),
+    "normalize": ({"normalize": "words"}, "none, bytes, chars, tokens"),
     "stop": ({"stop": [""]}, "a text or a list"),
     "stop number": ({"stop": 3}, "a text or a list"),
     "delimiter": ({"delimiter": 3}, "a text is wanted"),
+    "metric": ({"metrics": "exact_match"}, "no metric 'exact_match'"),
+    "shots": ({"shots": -1}, "positive integer"),
+    "seed": ({"shots_seed": 1.5}, "a whole number"),
+    "shots_from alone": ({"shots_from": "items.jsonl"}, "say `shots`"),
     "truncate": ({"truncate": "yes"}, "true or false"),
     "no file": ({"items": "nowhere.jsonl"}, "cannot be read"),
     "no name": ({"items": None}, "items is missing"),

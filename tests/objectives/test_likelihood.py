@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.objectives.likelihood import padded_length, token_log_probabilities
+from evomerge.objectives.batches import Batches
+from evomerge.objectives.likelihood import Likelihoods, padded_length, shared_length
 from evomerge.objectives.models import load_model
 from evomerge.objectives.request import Request
 from evomerge.objectives.subject import LanguageModel
@@ -35,8 +36,27 @@ def requests(count: int, longest: int = 128) -> list[Request]:
 
 
 def measured(language: LanguageModel, asked: list[Request], batch_size: int = 4) -> Any:
+    """Each request a set of its own."""
     with torch.inference_mode():
-        return token_log_probabilities(language, asked, batch_size=batch_size, device=CPU)
+        reader = Likelihoods(language, Batches(batch_size), CPU)
+        return [found for (found,) in reader.of([[request] for request in asked])]
+
+
+def choices(count: int, prompt: int, longest: int = 6) -> list[list[Request]]:
+    """Sets of continuations of one prompt each."""
+    draw = random.Random(count + prompt)
+    sets = []
+    for _ in range(count):
+        begun = tuple(draw.randrange(256) for _ in range(draw.randint(prompt, prompt + 20)))
+        sizes = [draw.randint(1, longest) for _ in range(draw.randint(2, 5))]
+        ends = [tuple(draw.randrange(256) for _ in range(size)) for size in sizes]
+        sets.append([Request(begun + end, len(end)) for end in ends])
+    return sets
+
+
+def of_sets(language: LanguageModel, sets: list[list[Request]], *, share: bool = True) -> Any:
+    with torch.inference_mode():
+        return Likelihoods(language, Batches(4), CPU, share=share).of(sets)
 
 
 def plain(language: Any, request: Request) -> torch.Tensor:
@@ -83,7 +103,7 @@ def test_choices_of_one_token_share_a_row(language: LanguageModel) -> None:
 
     counting: Any = Counting()
     asked = [Request((5, 6, 7, choice), 1) for choice in range(4)]
-    assert measured(counting, asked) == measured(language, asked)
+    assert of_sets(counting, [asked]) == [measured(language, asked)]
     assert counting.rows == 1
 
 
@@ -131,3 +151,89 @@ def test_a_model_that_answers_nan_is_not_hidden(make_folder: Any, tmp_path: Path
     language = load_model(make_folder(tensors=spoil), device="cpu").language
     assert language is not None
     assert all(value != value for value in measured(language, [Request((1, 2, 3), 2)])[0])
+
+
+def flat(found: Any) -> torch.Tensor:
+    return torch.tensor([log for logs in found for one in logs for log in one])
+
+
+@pytest.mark.parametrize("prompt", [1, 14, 40, 90])
+def test_a_prompt_read_once_for_all_choices_changes_nothing(
+    prompt: int, language: LanguageModel
+) -> None:
+    sets = choices(9, prompt)
+    shared, each = of_sets(language, sets), of_sets(language, sets, share=False)
+    assert torch.allclose(flat(shared), flat(each), atol=2e-5)
+    for a, b in zip(shared, each, strict=True):
+        totals = [[sum(logs) for logs in found] for found in (a, b)]
+        assert totals[0].index(max(totals[0])) == totals[1].index(max(totals[1]))
+
+
+def test_nor_does_the_company_of_other_prompts(language: LanguageModel) -> None:
+    sets = choices(12, 20)
+    together = of_sets(language, sets)
+    assert together == [of_sets(language, [one])[0] for one in sets]
+
+
+def test_prompts_are_shared_by_transformers_too(make_folder: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    from evomerge.objectives.hf import CachedPrefix, TransformersLanguageModel
+
+    folder = make_folder()
+    module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    hf = TransformersLanguageModel(module, tokenizer, frozenset())
+    own = load_model(folder, device="cpu").language
+    assert own is not None
+    with torch.inference_mode():
+        assert isinstance(hf.prefix(torch.tensor([[1, 2, 3]])), CachedPrefix)
+    sets = choices(7, 30)
+    wanted = flat(of_sets(own, sets, share=False))
+    for share in (True, False):
+        assert torch.allclose(flat(of_sets(hf, sets, share=share)), wanted, atol=2e-5)
+
+
+def test_a_model_that_cannot_share_reads_every_choice(language: LanguageModel) -> None:
+    @dataclass
+    class Recurrent:
+        vocabulary: int = language.vocabulary
+        context: int | None = language.context
+
+        def prefix(self, ids: torch.Tensor) -> None:
+            return None
+
+        def logits(self, ids: torch.Tensor, *, keep: int) -> torch.Tensor:
+            return language.logits(ids, keep=keep)
+
+    recurrent: Any = Recurrent()
+    sets = choices(5, 30)
+    assert of_sets(recurrent, sets) == of_sets(language, sets, share=False)
+
+
+@pytest.mark.parametrize(
+    ("texts", "shared"),
+    [
+        (((1,) * 40 + (2, 3), (1,) * 40 + (4, 5)), 32),  # 39, for one is left to each
+        (((1,) * 17 + (2, 3), (1,) * 17 + (4, 5)), 16),
+        (((1,) * 16 + (2, 3), (1,) * 16 + (4, 5)), 0),
+        (((1,) * 40 + (2, 3), (9,) * 40 + (4, 5)), 0),
+        (((1,) * 40 + (2, 3), (1,) * 40 + (2, 5)), 0),  # one row reads for both
+    ],
+)
+def test_what_is_shared_by_hand(texts: tuple[tuple[int, ...], ...], shared: int) -> None:
+    assert shared_length([Request(tokens, 2) for tokens in texts]) == shared
+
+
+def test_batches_are_halved_where_the_memory_ends() -> None:
+    seen: list[int] = []
+
+    def work(chunk: Any, size: int) -> None:
+        if size > 2:
+            raise torch.OutOfMemoryError
+        seen.extend(chunk)
+
+    batches = Batches(16)
+    batches.run(range(7), work)
+    assert seen == list(range(7)) and batches.size == 2
+    with pytest.raises(torch.OutOfMemoryError):
+        batches.run([1], lambda chunk, size: (_ for _ in ()).throw(torch.OutOfMemoryError()))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import StudyError, UsageError
+from evomerge.report.summary import doubts
 from evomerge.study.study import Study
 from evomerge.trial import Evaluation, Outcome, Scores, TrialState
 
@@ -80,6 +81,19 @@ def test_margins_are_kept(study: Study) -> None:
     study.ask()
     study.tell(0, SCORES | {"a": Scores([1.0] * 6, margins=[0.5, -1, 2, 3, 4, 5])})
     assert study.scores(0, "search", "a").margins == (0.5, -1, 2, 3, 4, 5)
+
+
+def test_what_puts_values_in_doubt_is_logged_and_told(study: Study) -> None:
+    """A share of 5 % is told, a smaller one only logged."""
+    study.ask(2)
+    for trial, invalid in enumerate((0.2, 0.5)):
+        rates = {"invalid": invalid, "truncated": 0.04}
+        study.tell(trial, SCORES | {"a": Scores([1.0] * 6, rates=rates)})
+    events = [event.data for event in study.events() if event.kind == "doubted"]
+    assert events[1] == {"split": "search", "rates": {"a": {"invalid": 0.5, "truncated": 0.04}}}
+    (said,) = doubts(study)
+    assert said.startswith("a: up to 50% of the items were answered by nothing")
+    assert said.endswith("in 2 trials")
 
 
 @pytest.mark.parametrize(

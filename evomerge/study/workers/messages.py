@@ -164,7 +164,11 @@ def _plain(message: Message) -> dict[str, Any]:
 
 def _plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     scores = {
-        metric: {"items": list(s.items), "margins": None if s.margins is None else list(s.margins)}
+        metric: {
+            "items": list(s.items),
+            "margins": None if s.margins is None else list(s.margins),
+            "rates": dict(s.rates),
+        }
         for metric, s in evaluation.scores.items()
     }
     return {"scores": scores, "seconds": evaluation.seconds}
@@ -202,6 +206,7 @@ def _evaluation(body: dict[str, Any]) -> Evaluation:
         metric: Scores(
             items=tuple(map(float, s["items"])),
             margins=None if s["margins"] is None else tuple(map(float, s["margins"])),
+            rates=dict(s.get("rates", {})),  # not in what earlier versions wrote
         )
         for metric, s in body["scores"].items()
     }

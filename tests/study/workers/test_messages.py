@@ -30,7 +30,8 @@ def job(folder: Path) -> Job:
 
 
 def answer(**changes: object) -> Answer:
-    scores = {"a": Scores((0.1, -2.0), (5e-324, 1e308)), "b": Scores((1 / 3,))}
+    doubts = {"invalid": 0.25}
+    scores = {"a": Scores((0.1, -2.0), (5e-324, 1e308), doubts), "b": Scores((1 / 3,))}
     known = {"attempt": 7, "token": "t", "trial": 2, "outcome": Outcome.SUCCEEDED}
     known |= {"evaluations": {"search": Evaluation(scores, 1.5)}, "seconds": 2.25}
     return Answer(**known | changes)  # type: ignore[arg-type]
