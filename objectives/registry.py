@@ -21,6 +21,7 @@ OBJECTIVES = Registry(
     {
         "python": "evomerge.objectives.python:PythonObjective",
         "jsonl": "evomerge.objectives.jsonl:JsonlObjective",
+        "template": "evomerge.objectives.template:TemplateObjective",
     },
 )
 

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evomerge.checkpoint.header import TensorEntry
+from evomerge.coefficients import Coefficients
 from evomerge.errors import CampaignError, UsageError
 from evomerge.merging.method import Field, MergeMethod, Settings, check_count
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.registry import method_named
-from evomerge.recipe.anatomy import depths
+from evomerge.recipe.anatomy import anatomy, depths
 from evomerge.recipe.families import fields_of
 from evomerge.recipe.groups import Grouping, Groups
 from evomerge.recipe.numbers import ALL_TENSORS, Numbers, uniform
@@ -161,6 +162,28 @@ class BoundRecipe:
         if any(field.name == "depth" for field in method_named(method).fields):
             tensors = {name: {**s, "depth": self._depths[name]} for name, s in tensors.items()}
         return MergePlan(method, tuple(self.recipe.models), tensors, self.recipe.seed)
+
+    def coefficients(self, method: str, parameters: Mapping[str, float]) -> Coefficients:
+        """Every number of a candidate, group by group, whatever names it was asked by.
+
+        Args:
+            method, parameters: as `plan` takes them.
+        """
+        plan = self.plan(method, parameters)
+        settings = {group: plan.tensors[names[0]] for group, names in self.groups.items()}
+        return Coefficients(method, plan.models, settings, self._layers)
+
+    @cached_property
+    def _layers(self) -> dict[str, tuple[int, ...]]:
+        """Group to the layers that it covers."""
+        parts = anatomy(self.floating)
+        found = {
+            group: {parts[name].layer for name in names} for group, names in self.groups.items()
+        }
+        return {
+            group: tuple(sorted(layer for layer in layers if layer is not None))
+            for group, layers in found.items()
+        }
 
     def references(self) -> tuple[Reference, ...]:
         """The base, each parent, their uniform average, then the warm starts."""

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # The rooms of each level; a module imports from its own level or below.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors", "faults", "randomness", "registry"}),
-    frozenset({"space", "goals", "pareto", "trial", "interfaces", "checkpoint"}),
+    frozenset({"space", "goals", "pareto", "trial", "interfaces", "coefficients", "checkpoint"}),
     frozenset({"merging", "recipe"}),
     frozenset({"search", "surrogates", "objectives"}),
     frozenset({"study", "export", "report", "statistics"}),

@@ -30,11 +30,13 @@ class Setup:
         campaign: the campaign file; relative paths start there.
         text: what was in it when the study was opened; edits since then wait for the next run.
         threads: of torch, on the CPU; part of what makes values repeat bit for bit.
+        endpoints: the study's file of endpoints' answers and spend; None keeps none.
     """
 
     campaign: Path
     text: str
     threads: int = 1
+    endpoints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,10 @@ def kept_answer(job: Job) -> Answer | None:
 def _plain(message: Message) -> dict[str, Any]:
     match message:
         case Setup():
-            return vars(message) | {"campaign": str(message.campaign)}
+            return vars(message) | {
+                "campaign": str(message.campaign),
+                "endpoints": None if message.endpoints is None else str(message.endpoints),
+            }
         case Job():
             return vars(message) | {
                 "folder": str(message.folder),
@@ -172,6 +177,17 @@ def _plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         for metric, s in evaluation.scores.items()
     }
     return {"scores": scores, "seconds": evaluation.seconds}
+
+
+def _setup(body: dict[str, Any]) -> Setup:
+    endpoints = body["endpoints"]
+    return Setup(
+        **body
+        | {
+            "campaign": Path(body["campaign"]),
+            "endpoints": None if endpoints is None else Path(endpoints),
+        }
+    )
 
 
 def _job(body: dict[str, Any]) -> Job:
@@ -214,7 +230,7 @@ def _evaluation(body: dict[str, Any]) -> Evaluation:
 
 
 _READERS: dict[str, Callable[[dict[str, Any]], Message]] = {
-    "setup": lambda body: Setup(**body | {"campaign": Path(body["campaign"])}),
+    "setup": _setup,
     "job": _job,
     "ready": lambda body: Ready(**body),
     "broken": lambda body: Broken(**body),

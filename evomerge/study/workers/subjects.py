@@ -1,7 +1,7 @@
 """What objectives are given: the live model, a checkpoint folder, or bare coefficients.
 
 Models are opened, and the live one loaded, once per worker and only if an objective needs them; a
-campaign of coefficients alone never imports torch.
+campaign of coefficients alone reads the base's headers and never imports torch.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Subjects:
             _ = self._live
         if "folder" in needs:
             _ = self._merger
+        if "coefficients" in needs:
+            _ = self._recipe
 
     @contextmanager
     def of(self, job: Job) -> Iterator[Mapping[Need, Any]]:
@@ -49,7 +51,7 @@ class Subjects:
         with ExitStack() as stack:
             made: dict[Need, Any] = {}
             if "coefficients" in self._needs:
-                made["coefficients"] = dict(job.parameters)
+                made["coefficients"] = self._recipe.coefficients(job.method, job.parameters)
             if "folder" in self._needs:
                 made["folder"] = stack.enter_context(self._written(job))
             if "model" in self._needs:

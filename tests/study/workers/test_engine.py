@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import save_file
 
 from evomerge import errors, faults
 from evomerge.study.workers.engine import LocalEngine
@@ -21,7 +23,7 @@ from evomerge.study.workers.processes import MARKER, marker_of
 from evomerge.study.workers.slot import Limits, Terms
 from evomerge.trial import Outcome
 
-# The candidate's one parameter says how the objective behaves.
+# The candidate's one weight says how the objective behaves.
 OBJECTIVE = """
 import ctypes, os, signal, subprocess, sys, time
 
@@ -75,7 +77,7 @@ ACTS = [
 HOME = os.getcwd()
 
 def score(parameters, items):
-    return ACTS[int(parameters["act"])](items)
+    return ACTS[int(parameters["math/all/weight"])](items)
 
 score.needs = "coefficients"
 """
@@ -96,8 +98,16 @@ study: study
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("acts")
-    (folder / "acts.py").write_text(OBJECTIVE)
+    return written(tmp_path_factory.mktemp("acts"), OBJECTIVE)
+
+
+def written(folder: Path, objective: str) -> Path:
+    """A campaign of one model, whose headers are all that is read."""
+    tensors = {"model.layers.0.mlp.up_proj.weight": np.zeros((1, 1), "f4")}
+    for name in ("base", "math"):
+        (folder / name).mkdir()
+        save_file(tensors, folder / name / "model.safetensors")
+    (folder / "acts.py").write_text(objective)
     path = folder / "campaign.yaml"
     path.write_text(CAMPAIGN)
     return path
@@ -132,8 +142,8 @@ class Workplace:
             number,
             folder,
             self.folder / "scratch",
-            "linear",
-            {"act": float(act)},
+            "task_arithmetic",
+            {"math/*/weight": float(act)},
             {"search": {"a": (4, 2)}},
         )
         self.engine.submit(job)
@@ -343,9 +353,7 @@ BROKEN = {
 def test_an_objective_that_cannot_be_loaded_is_an_error_of_the_campaign(
     code: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "acts.py").write_text(f"def score(subject, items): ...\n{code}\n")
-    path = tmp_path / "campaign.yaml"
-    path.write_text(CAMPAIGN)
+    path = written(tmp_path, f"def score(subject, items): ...\n{code}\n")
     kind, text = BROKEN[code]
     with workplace(path, tmp_path / "study") as made:
         made.submit(FINE)
