@@ -36,7 +36,7 @@ FRONT_ROW = {"trial": int, "origin": str, "method": str, "feasible": bool, "valu
 STATUS = {
     "study": str, "trials": int, "budget": int, "pending": int, "running": int, "done": int,
     "failed": int, "front": int, "hypervolume": float, "attempts": int, "evaluation_hours": float,
-    "hours": float, "hours_left": float, "failures": dict,
+    "hours": float, "hours_left": float, "failures": dict, "warnings": list,
 }  # fmt: skip
 PLAN = {
     "study": str, "exists": bool, "base": str, "models": list, "method": str, "groups": dict,
