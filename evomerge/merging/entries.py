@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +85,7 @@ class TensorMerge:
 
     Attributes:
         thresholds: by model; the models without one keep everything.
+        found: what the method's survey of the whole model found.
         formula: how the compiled loops do it; None leaves it to torch.
     """
 
@@ -92,9 +94,10 @@ class TensorMerge:
     settings: Settings
     thresholds: Mapping[int, Threshold]
     formula: Formula | None = None
+    found: Any = None
 
 
-class _Stretch:
+class Stretch:
     """`evomerge.merging.method.Chunk` for entries start to stop of a tensor."""
 
     def __init__(
@@ -104,9 +107,11 @@ class _Stretch:
         span: tuple[int, int],
         scratch: Scratch,
         thresholds: Mapping[int, Threshold],
+        found: Any = None,
     ) -> None:
         self._inputs, self._kind, self._span = inputs, kind, span
         self._scratch, self._thresholds = scratch, thresholds
+        self.found = found
         self._base = self._load(inputs.base, "base")
         # A sum that starts without -0 never meets one again: then a term of 0 has no sign either.
         self.total = scratch.buffer("total", kind, len(self._base)).copy_(self._base).add_(0.0)
@@ -179,7 +184,7 @@ def merged(merge: TensorMerge, out: torch.dtype, scratch: Scratch) -> Iterator[P
     count = merge.inputs.count
     whole = merge.method.traits.whole and count > 0
     for span in [(0, count)] if whole else spans(count):
-        stretch = _Stretch(merge.inputs, kind, span, scratch, merge.thresholds)
+        stretch = Stretch(merge.inputs, kind, span, scratch, merge.thresholds, merge.found)
         merge.method.combine(stretch, merge.settings)
         yield span[0], _stored(stretch.total, out, scratch)
 
@@ -248,7 +253,7 @@ def magnitude_tables(
     # A difference of float32 numbers has the same code whether float64 held it or not.
     kind = inputs.arithmetic(models)
     for span in spans(inputs.count):
-        stretch = _Stretch(inputs, kind, span, scratch, {})
+        stretch = Stretch(inputs, kind, span, scratch, {})
         for i in models:
             add_counts(counts[i], stretch.vector(i), scratch)
     return {i: MagnitudeTable.of(counts[i], inputs.count) for i in models}

@@ -9,9 +9,19 @@ takes the first number between dots that it finds, which may be a nested one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from evomerge.merging.method import Chunk, Field, MergeMethod, Settings, Traits, per_group
+from evomerge.merging.method import (
+    Chunk,
+    Field,
+    MergeMethod,
+    Settings,
+    Surveying,
+    Traits,
+    per_group,
+)
 
 PREFIX = "lines:"
 PAPER = "Wang et al. 2025 (arXiv:2410.17146)"
@@ -82,6 +92,10 @@ class Lines:
     def densities(self, settings: Settings) -> tuple[float, ...] | None:
         """The inner method's."""
         return self.inner.densities(_inner(settings))
+
+    def survey(self, chunks: Callable[[], Iterator[Chunk]], used: tuple[int, ...]) -> Any:
+        """The inner method's, if it has one."""
+        return self.inner.survey(chunks, used) if isinstance(self.inner, Surveying) else None
 
     def combine(self, chunk: Chunk, settings: Settings) -> None:
         """The inner merge, then the way from the base to it scaled."""

@@ -14,6 +14,7 @@ of entries that are not zero keeps everything.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,16 @@ class MagnitudeTable:
         # Four bytes instead of eight: tables of all tensors stay in memory.
         kind = np.uint32 if count < 2**32 else np.int64
         return cls(codes.astype(np.uint16), np.cumsum(found[codes]).astype(kind), count)
+
+    @classmethod
+    def together(cls, tables: Iterable[MagnitudeTable]) -> MagnitudeTable:
+        """The table of the entries of several tensors."""
+        counts, count = np.zeros(CODES, np.int64), 0
+        for table in tables:
+            reached: NDArray[np.int64] = table.reached.astype(np.int64)
+            counts[table.codes] += np.diff(reached, prepend=np.int64(0))
+            count += table.count
+        return cls.of(torch.from_numpy(counts), count)
 
     @property
     def size(self) -> int:

@@ -33,8 +33,15 @@ from evomerge.merging.entries import (
 )
 from evomerge.merging.fused import Run, blend, fits, formula
 from evomerge.merging.magnitudes import MagnitudeTable, Threshold
-from evomerge.merging.method import MergeMethod, Settings, check_count, check_settings
+from evomerge.merging.method import (
+    MergeMethod,
+    Settings,
+    Surveying,
+    check_count,
+    check_settings,
+)
 from evomerge.merging.plan import MergePlan
+from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
 
@@ -89,6 +96,9 @@ class Merger:
         self.follows = stored_twice(base, models)
         entries = sum(entry.count for entry in base.tensors.values())
         self.compiled = entries > WORTH_COMPILED if compiled is None else compiled
+        self._pool = Pool(
+            [n for n, e in base.tensors.items() if merges(e) and n not in self.follows]
+        )
         self._tables: dict[tuple[str, str], MagnitudeTable] = {}
         self._table_bytes = 0
         self._idle: list[Scratch] = []
@@ -242,12 +252,18 @@ class Merger:
         self, name: str, plan: MergePlan, settings: Settings, word: str, scratch: Scratch
     ) -> TensorMerge:
         method = method_named(plan.method)
-        models = [self.models[model] for model in plan.models]
-        inputs = Inputs(name, self.base, models, plan.models, plan.seed)
-        kept = self._thresholds(inputs, plan.models, method, settings, scratch)
+        inputs = self._inputs(name, plan)
+        kept = self._thresholds(inputs, plan, method, settings, scratch)
         used = method.used(settings)
         form = formula(method, settings, kept) if self._fits(inputs, used, word) else None
-        return TensorMerge(inputs, method, settings, kept, form)
+        found = None
+        if isinstance(method, Surveying):
+            found = self._pool.survey(method, plan, used, self._inputs)
+        return TensorMerge(inputs, method, settings, kept, form, found)
+
+    def _inputs(self, name: str, plan: MergePlan) -> Inputs:
+        models = [self.models[model] for model in plan.models]
+        return Inputs(name, self.base, models, plan.models, plan.seed)
 
     def _fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
         """Whether the compiled loops take these models, beside the base and other dtypes."""
@@ -258,7 +274,7 @@ class Merger:
     def _thresholds(
         self,
         inputs: Inputs,
-        models: Sequence[str],
+        plan: MergePlan,
         method: MergeMethod,
         settings: Settings,
         scratch: Scratch,
@@ -267,7 +283,22 @@ class Merger:
         if densities is None:
             return {}
         sparse = [i for i in method.used(settings) if densities[i] < 1]
-        known = {i: self._tables.get((inputs.name, models[i])) for i in sparse}
+        if method.traits.pooled:
+
+            def of_tensor(name: str) -> dict[int, MagnitudeTable]:
+                return self._counted(self._inputs(name, plan), plan.models, sparse, scratch)
+
+            tables = self._pool.tables(plan.models, sparse, of_tensor)
+        else:
+            tables = self._counted(inputs, plan.models, sparse, scratch)
+        found = {i: table.threshold(densities[i]) for i, table in tables.items()}
+        return {i: threshold for i, threshold in found.items() if threshold is not None}
+
+    def _counted(
+        self, inputs: Inputs, models: Sequence[str], wanted: Sequence[int], scratch: Scratch
+    ) -> dict[int, MagnitudeTable]:
+        """One tensor's tables of some models, counted if they are not known."""
+        known = {i: self._tables.get((inputs.name, models[i])) for i in wanted}
         unknown = [i for i, table in known.items() if table is None]
         if unknown:
             compiled = self._fits(inputs, unknown)
@@ -275,10 +306,7 @@ class Merger:
             known.update(counted)
             for i, table in counted.items():
                 self._keep((inputs.name, models[i]), table)
-        found = {
-            i: table.threshold(densities[i]) for i, table in known.items() if table is not None
-        }
-        return {i: threshold for i, threshold in found.items() if threshold is not None}
+        return {i: table for i, table in known.items() if table is not None}
 
     def _keep(self, key: tuple[str, str], table: MagnitudeTable) -> None:
         if self._table_bytes + table.size <= TABLE_BYTES:

@@ -8,14 +8,18 @@ and of the models, on the sparsifier's thresholds, which come from whole tensors
 (`evomerge.merging.magnitudes`), and on random numbers that have addresses. So tensors are merged in
 chunks, and nothing about the chunks shows in the result. Methods that need norms, ranks or angles
 say so (`Traits.whole`) and get the tensor as one chunk; memory then grows with the largest tensor.
+
+A few methods rank over the whole model, as their papers do: their thresholds come from all tensors
+together (`Traits.pooled`), and what else they must know they find by a `Surveying.survey`. Both are
+figures of a few numbers per model, found once for all candidates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from evomerge.errors import UsageError
 from evomerge.space import Scale
@@ -77,6 +81,7 @@ class Traits:
         parents: weights of 0 give the base, and a weight of 1 for one model alone gives that
             model, at density 1 and scaling 1.
         average: N weights of 1/N give the plain average, at density 1 and scaling 1.
+        pooled: densities are of a model's entries in all merged tensors, not in each.
     """
 
     whole: bool = False
@@ -84,6 +89,7 @@ class Traits:
     most: int | None = None
     parents: bool = True
     average: bool = False
+    pooled: bool = False
 
 
 ELEMENTWISE = Traits()
@@ -99,6 +105,11 @@ class Chunk(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole tensor, whose entries are in row-major order."""
+        ...
+
+    @property
+    def found(self) -> Any:
+        """What the method's `Surveying.survey` found; None for a method without one."""
         ...
 
     @property
@@ -164,6 +175,21 @@ class MergeMethod(Protocol):
         Models are taken in their order, and every product is rounded before it is added: a fused
         multiply-add, which compilers use for some entries of an array and not for others, would
         let the chunks show in the bits.
+        """
+        ...
+
+
+@runtime_checkable
+class Surveying(Protocol):
+    """A method that looks at the whole model before it merges any tensor."""
+
+    def survey(self, chunks: Callable[[], Iterator[Chunk]], used: tuple[int, ...]) -> Any:
+        """What `Chunk.found` will be where these models are used.
+
+        Args:
+            chunks: makes a new iterator over chunks of all tensors that are merged, always the
+                same ones in the same order; their vectors are whole, whatever the densities.
+            used: as `MergeMethod.used` says; all that the result may depend on.
         """
         ...
 

@@ -17,6 +17,11 @@ def l1(vector: Tensor) -> float:
     return sum(part.abs().double().sum().item() for part in _blocks(vector))
 
 
+def total(vector: Tensor) -> float:
+    """The sum of ``(n,)``."""
+    return sum(part.double().sum().item() for part in _blocks(vector))
+
+
 def scaled_to(wanted: float, vector: Tensor) -> Tensor:
     """Give a vector this sum of magnitudes, in place; one of nothing but 0 stays."""
     found = l1(vector)

@@ -18,11 +18,11 @@ from evomerge.merging.method import (
 
 @dataclass(frozen=True)
 class Ties:
-    """Yadav et al. 2023, section 4, tensor by tensor.
+    """Yadav et al. 2023, section 4.
 
     1. Trim: of each task vector the `density` largest entries are kept, by the rule of
-       `evomerge.merging.magnitudes` (the paper ranks over the whole model; per tensor, as here,
-       is what mergekit does).
+       `evomerge.merging.magnitudes`: of each tensor, as mergekit does (`TIES`), or of the whole
+       model, as the paper does (`TIES_MODEL`).
     2. Elect: each entry gets the sign of ``sum weight * kept entry``, the side with the larger
        total mass; where the sum is 0, nothing is added (the paper's sgn(0) = 0).
     3. Disjoint mean: ``sum weight * kept entry / sum |weight|`` over the models whose term has
@@ -102,4 +102,9 @@ TIES_SUM = Ties(
     name="ties_sum",
     paper="Yadav et al. 2023 (arXiv:2306.01708) without the mean: mergekit's `normalize: false`",
     mean=False,
+)
+TIES_MODEL = Ties(
+    name="ties_model",
+    paper="Yadav et al. 2023 (arXiv:2306.01708), trimmed over the whole model as in the paper",
+    traits=Traits(pooled=True),
 )

@@ -30,7 +30,7 @@ _FAMILIES = Registry(
     },
 )
 
-_LATER_METHODS = re.compile(r"passthrough|arcee_fusion|compeft|metagpt")
+_LATER_METHODS = re.compile(r"passthrough|arcee_fusion|metagpt")
 _LATER_OBJECTIVES = {
     "lm_eval": "it comes with the extra lm-eval in a later version; type: jsonl is here",
     "command": "it comes with a later version; type: python can call a command",

@@ -1,0 +1,77 @@
+"""What is found in the whole model: tables of all tensors together, and methods' surveys.
+
+All tensors that can be merged belong to the pool, tied ones once, whatever a plan does with them:
+so a change of one group's numbers changes no other group, and all is found once per model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from evomerge.merging.entries import Inputs, Stretch
+from evomerge.merging.magnitudes import MagnitudeTable
+from evomerge.merging.method import Surveying
+from evomerge.merging.plan import MergePlan
+from evomerge.merging.scratch import Scratch
+
+STRETCH = 2**16
+"""Entries of a survey's chunk; fixed, because sums over chunks depend on it."""
+
+
+class Pool:
+    """Remembers what was found. Threads may ask at the same time; one looks, the others wait.
+
+    Args:
+        names: of the tensors.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._lock = Lock()
+        self._tables: dict[str, MagnitudeTable] = {}
+        self._surveys: dict[tuple[object, ...], Any] = {}
+
+    def tables(
+        self,
+        models: Sequence[str],
+        wanted: Sequence[int],
+        of_tensor: Callable[[str], Mapping[int, MagnitudeTable]],
+    ) -> dict[int, MagnitudeTable]:
+        """Tables over all tensors of some models.
+
+        Args:
+            models: names; ``wanted`` are places in them.
+            of_tensor: one tensor's tables of these models.
+        """
+        with self._lock:
+            if any(models[i] not in self._tables for i in wanted):
+                found = [of_tensor(name) for name in self._names]
+                for i in wanted:
+                    self._tables[models[i]] = MagnitudeTable.together(t[i] for t in found)
+            return {i: self._tables[models[i]] for i in wanted}
+
+    def survey(
+        self,
+        method: Surveying,
+        plan: MergePlan,
+        used: tuple[int, ...],
+        inputs_of: Callable[[str, MergePlan], Inputs],
+    ) -> Any:
+        """What the method found with these models; each set of models is surveyed once."""
+
+        def chunks() -> Iterator[Stretch]:
+            scratch = Scratch()
+            for name in self._names:
+                inputs = inputs_of(name, plan)
+                kind = inputs.arithmetic(used)
+                for start in range(0, inputs.count, STRETCH):
+                    span = start, min(start + STRETCH, inputs.count)
+                    yield Stretch(inputs, kind, span, scratch, {})
+
+        key = (plan.method, plan.models, used)
+        with self._lock:
+            if key not in self._surveys:
+                self._surveys[key] = method.survey(chunks, used)
+            return self._surveys[key]
