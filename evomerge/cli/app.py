@@ -24,6 +24,7 @@ from evomerge.errors import DiskFullError, EvomergeError, StudyError
 COMMANDS = {
     "demo": "evomerge.cli.demo:demo",
     "init": "evomerge.cli.campaign:init",
+    "inspect": "evomerge.cli.inspection:inspect",
     "check": "evomerge.cli.campaign:check",
     "run": "evomerge.cli.campaign:run",
     "status": "evomerge.cli.study:status",

@@ -37,6 +37,9 @@ COMPILED_CHUNK = 2**16
 Source = Checkpoint | BoundAdapter
 """Where a model's entries come from."""
 
+STRETCH = 2**16
+"""Entries at a time for those who only look; fixed, because sums over chunks depend on it."""
+
 Piece = tuple[int, Tensor]
 """The place of the first entry in the flattened tensor, and entries from there on, ``(n,)``."""
 
@@ -187,6 +190,14 @@ def merged(merge: TensorMerge, out: torch.dtype, scratch: Scratch) -> Iterator[P
         stretch = Stretch(merge.inputs, kind, span, scratch, merge.thresholds, merge.found)
         merge.method.combine(stretch, merge.settings)
         yield span[0], _stored(stretch.total, out, scratch)
+
+
+def stretches(inputs: Inputs, used: Sequence[int], scratch: Scratch) -> Iterator[Stretch]:
+    """Chunks with these models' whole task vectors, of a fixed length, in order."""
+    kind = inputs.arithmetic(used)
+    for start in range(0, inputs.count, STRETCH):
+        span = start, min(start + STRETCH, inputs.count)
+        yield Stretch(inputs, kind, span, scratch, {})
 
 
 def mapped_runs(inputs: Inputs, models: Sequence[int]) -> list[Run] | None:

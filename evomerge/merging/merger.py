@@ -30,10 +30,12 @@ from evomerge.merging.entries import (
     magnitude_tables,
     mapped_runs,
     merged,
+    stretches,
 )
 from evomerge.merging.fused import Run, blend, fits, formula
 from evomerge.merging.magnitudes import MagnitudeTable, Threshold
 from evomerge.merging.method import (
+    Chunk,
     MergeMethod,
     Settings,
     Surveying,
@@ -234,6 +236,12 @@ class Merger:
             return False
         blend(merge.formula, Run(word, target.data_ptr()), runs, (0, len(target)))
         return True
+
+    def chunks(self, name: str) -> Iterator[Chunk]:
+        """A tensor's chunks in order, to look at: with every model's whole task vector."""
+        plan = MergePlan("task_arithmetic", tuple(self.models), {})
+        with self._scratch() as scratch:
+            yield from stretches(self._inputs(name, plan), range(len(self.models)), scratch)
 
     def spread(self, work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
         """Do something for each tensor, in as many threads as torch may use; large ones first."""

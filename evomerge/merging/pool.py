@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from evomerge.merging.entries import Inputs, Stretch
+from evomerge.merging.entries import Inputs, Stretch, stretches
 from evomerge.merging.magnitudes import MagnitudeTable
 from evomerge.merging.method import Surveying
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.scratch import Scratch
-
-STRETCH = 2**16
-"""Entries of a survey's chunk; fixed, because sums over chunks depend on it."""
 
 
 class Pool:
@@ -64,11 +61,7 @@ class Pool:
         def chunks() -> Iterator[Stretch]:
             scratch = Scratch()
             for name in self._names:
-                inputs = inputs_of(name, plan)
-                kind = inputs.arithmetic(used)
-                for start in range(0, inputs.count, STRETCH):
-                    span = start, min(start + STRETCH, inputs.count)
-                    yield Stretch(inputs, kind, span, scratch, {})
+                yield from stretches(inputs_of(name, plan), used, scratch)
 
         key = (plan.method, plan.models, used)
         with self._lock:

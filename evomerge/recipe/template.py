@@ -89,7 +89,7 @@ def campaign_text(base: Path, models: Sequence[Path], *, file: Path) -> str:
         file=file,
         base=_relative(base, folder),
         models="\n".join(
-            f"  {name}: {_relative(path, folder)}" for name, path in _names(models).items()
+            f"  {name}: {_relative(path, folder)}" for name, path in model_names(models).items()
         ),
         method=DEFAULT_METHOD,
         methods=", ".join(METHODS.names()),
@@ -127,7 +127,7 @@ def _grouping(names: Sequence[str]) -> tuple[Grouping, int]:
     return Grouping(min(layers, MOST_BANDS) if layers > 1 else "all", modules), layers
 
 
-def _names(models: Sequence[Path]) -> Mapping[str, Path]:
+def model_names(models: Sequence[Path]) -> Mapping[str, Path]:
     """A name for each model: the last part of its path, numbered where that is taken."""
     named: dict[str, Path] = {}
     for path in models:

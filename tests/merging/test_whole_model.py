@@ -11,10 +11,10 @@ from torch import Tensor
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.merging.compeft import SCALE_BITS, file_bits
+from evomerge.merging.entries import STRETCH
 from evomerge.merging.merger import Merger
 from evomerge.merging.method import Settings
 from evomerge.merging.plan import MergePlan
-from evomerge.merging.pool import STRETCH
 
 from .test_pcb import plain as plain_pcb
 
