@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,23 @@ class Checkpoint:
         if place.is_file() and place.suffix == ".safetensors":
             return cls(place, {place.name: Shard(place.resolve())})
         raise _unreadable(place, str(path))
+
+    @classmethod
+    def arranged(cls, path: Path, tensors: Mapping[str, tuple[Checkpoint, str]]) -> Checkpoint:
+        """Tensors of open checkpoints, under other names, as if they were one checkpoint.
+
+        Closing it closes nothing; it lasts as long as the checkpoints that it is made of.
+
+        Args:
+            path: whose config and side files it has.
+            tensors: the name here to the checkpoint with the tensor and its name there.
+        """
+        made = cls(path, {})
+        entries = {name: replace(c.entry(own), name=name) for name, (c, own) in tensors.items()}
+        made.tensors = MappingProxyType(entries)
+        made._by_path = {p: shard for c, _ in tensors.values() for p, shard in c._by_path.items()}
+        made.shards = tuple(sorted({entry.shard for entry in entries.values()}))
+        return made
 
     @property
     def metadata(self) -> Mapping[str, Mapping[str, str]]:

@@ -43,13 +43,13 @@ def export(
 def merge(*, recipe: Path, out: Path, dtype: str | None, shard_size: str | None) -> None:
     """Write one merge, without a search.
 
-    RECIPE is a YAML file with `base`, `models` and `merge`, whose `parameters` are the numbers.
-    OUT is the new checkpoint's folder; it must not exist.
+    RECIPE is a YAML file with `base`, `models` and `merge`, whose `parameters` are the numbers, or
+    a file of mergekit. OUT is the new checkpoint's folder; it must not exist.
     """
     from evomerge.export.merge import write_merge
 
     size = None if shard_size is None else parse_bytes(shard_size)
-    write_merge(recipe, out, dtype=dtype, shard_size=size)
+    write_merge(recipe, out, dtype=dtype, shard_size=size, note=say)
     say(f"wrote {out}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
@@ -31,6 +32,7 @@ MERGEKIT_DTYPES: Mapping[str | None, str] = {
     "F16": "float16",
 }
 LICENSES = re.compile(r"(LICEN[CS]E|NOTICE)", re.IGNORECASE)
+Inputs = Callable[[Checkpoint, Mapping[str, Model]], tuple[Checkpoint, Mapping[str, Model]]]
 
 
 def write_checkpoint(
@@ -41,6 +43,8 @@ def write_checkpoint(
     dtype: str | None,
     shard_size: int | None,
     replace: bool = False,
+    inputs: Inputs | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Path:
     """Write a merged checkpoint with everything that belongs beside its tensors.
 
@@ -50,6 +54,8 @@ def write_checkpoint(
         target: must not exist, unless `replace`.
         dtype: a safetensors word such as ``BF16``; None keeps the base's.
         shard_size: bytes; None takes 5 GB.
+        inputs: from the open base and models, those of the plan; None where they are the same.
+        files: written instead of what would be carried over or made under these names.
 
     Returns:
         The target.
@@ -62,13 +68,16 @@ def write_checkpoint(
     with ExitStack() as stack:
         base = stack.enter_context(Checkpoint.open(lineage.base.path))
         models = {m.name: opened_in(stack, m.path) for m in lineage.models}
-        merger = Merger(base, models)
+        merger = Merger(*(inputs(base, models) if inputs else (base, models)))
         with staged_folder(target, replace=replace) as folder:
             merger.write(plan, folder, dtype=dtype, shard_size=shard_size or DEFAULT_SHARD_SIZE)
             _check_finite(folder, target)
             _copy_side_files(base, models, folder)
-            if not any(isinstance(model, Adapter) for model in models.values()):
+            adapters = any(isinstance(model, Adapter) for model in models.values())
+            if MERGEKIT not in files and not adapters:
                 _write_mergekit(plan, lineage, base, dtype, folder)
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
             (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
             (folder / MANIFEST).write_bytes(manifest(folder, lineage.to_json()))
     return target

@@ -65,6 +65,17 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in pieces]
 
 
+def layer_of(name: str) -> tuple[str, int, str] | None:
+    """What stands before a tensor's layer number, the number, and the rest; None outside layers."""
+    words = name.split(".")
+    stack = _stack(words)
+    if stack is None:
+        return None
+    before = len(stack[0])
+    start, rest = words[:before], words[before + 1 :]
+    return "".join(f"{w}." for w in start), stack[1], "".join(f".{w}" for w in rest)
+
+
 _Stack = tuple[tuple[str, ...], int]
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import CampaignError, UsageError
 from evomerge.recipe import merge_section, sections
-from evomerge.recipe.reader import Section, byte_count, raise_all
+from evomerge.recipe.mergekit_file import MergekitFile, is_mergekit, mergekit_file
+from evomerge.recipe.reader import Section, byte_count, path_from, raise_all
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.strict_yaml import load, read
+from evomerge.recipe.strict_yaml import Node, load, read
 
 CAMPAIGN_KEYS = ("goals", "budget", "sampler", "items", "study", "export")
 
@@ -52,6 +53,41 @@ class MergeRecipe:
             raise
         raise_all(problems)
         return recipe
+
+
+def load_merge(path: Path | str) -> MergeRecipe | MergekitFile:
+    """Read a recipe file, ours or mergekit's.
+
+    Raises:
+        CampaignError: with file:line:column, what was got and what is allowed.
+        PluginError: on a method that nothing has.
+    """
+    file = Path(path).expanduser()
+    problems: list[UsageError] = []
+    top = Section(load(read(file), str(path)), "", problems)
+    if not is_mergekit(top):
+        return MergeRecipe.load(path)
+    try:
+        found = mergekit_file(top, _mergekit_path(file.absolute().parent))
+    except UsageError as problem:
+        raise_all([*problems, problem])
+        raise
+    raise_all(problems)
+    return found
+
+
+def _mergekit_path(folder: Path) -> Callable[[Node], Path]:
+    """mergekit's paths start where it is started; what is not there may lie beside the file."""
+
+    def parse(node: Node) -> Path:
+        here = path_from(Path.cwd())(node)
+        return here if here.exists() else _existing(path_from(folder)(node), here)
+
+    return parse
+
+
+def _existing(path: Path, otherwise: Path) -> Path:
+    return path if path.exists() else otherwise
 
 
 def _read(top: Section, path: Path) -> MergeRecipe:

@@ -120,7 +120,7 @@ def _refuse_mergekit(top: Section) -> None:
     found = [key for key in later.MERGEKIT if key in top]
     if found:
         ours = ", ".join(f"{key} is {later.MERGEKIT[key]!r} here" for key in found)
-        cause = f"this is a mergekit file; reading those comes with a later version ({ours})"
+        cause = f"this is a mergekit file: `evomerge merge` reads it, a campaign has {ours}"
         raise error(cause, top.node.keys[found[0]])
 
 

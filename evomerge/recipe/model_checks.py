@@ -161,6 +161,12 @@ def _config(model: Model) -> Mapping[str, Any]:
     return {} if isinstance(model, Adapter) else model.config() or {}
 
 
+def same_vocabulary(first: Path, second: Path) -> bool:
+    """Whether rows of embeddings mean the same tokens, as far as tokenizer.json says."""
+    one, other = _vocabulary(first), _vocabulary(second)
+    return not one or not other or one == other
+
+
 def _vocabulary(folder: Path) -> dict[str, int]:
     """Token to row, by tokenizer.json; empty where that does not list them."""
     if not (folder / "tokenizer.json").is_file():

@@ -421,7 +421,7 @@ COMMANDS: Mapping[str, Bad] = {
         lambda world: world.write("mergekit.yml", MERGEKIT),
         "merge mergekit.yml out",
         USAGE,
-        ("mergekit.yml:1:1", "mergekit file", "later version"),
+        ("mergekit.yml:4:5", "ties needs weight for 'math'"),
     ),
     "merge of a campaign": Bad(
         nothing, "merge campaign.yaml out", USAGE, ("belongs to a campaign", "evomerge run")
