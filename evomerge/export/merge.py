@@ -47,8 +47,9 @@ def write_merge(
     wanted, target = load_merge(recipe), Path(out)
     word = None if dtype is None else parse_dtype(dtype)
     if isinstance(wanted, MergekitFile):
-        for line in wanted.notes if note is not None else ():
-            note(line)
+        if note is not None:
+            for line in wanted.notes:
+                note(line)
         _check_tokenizers(wanted)
         text = Path(recipe).expanduser().read_text(encoding="utf-8-sig")
         return _write_mergekit(wanted, target, text, dtype=word, shard_size=shard_size)
