@@ -92,16 +92,21 @@ def blend(form: Formula, out: Run, sources: Sequence[Run], span: tuple[int, int]
         sources: base, then the formula's models.
         span: first entry, and the one behind the last; each run has them.
     """
-    kernels = loops()
+    kernels, (start, stop) = loops(), span
     kinds, addresses = _arrays([out, *sources])
     columns = (None,) * form.rules.shape[1]
     scaling = None if form.scaling is None else np.float32(form.scaling)
-    if len(form.models) > kernels.UNROLLED or {run.word for run in (out, *sources)} != {"BF16"}:
-        kernels.merge(kinds, addresses, form.rules, scaling, *span, columns)
-        return
-    addresses += span[0] * 2
-    count, places = span[1] - span[0], (None,) * len(sources)
-    kernels.merge_bf16(addresses[0], addresses[1:], form.rules, scaling, count, places, columns)
+    if len(form.models) <= kernels.UNROLLED and {run.word for run in (out, *sources)} == {"BF16"}:
+        first, *rest = addresses + 2 * start
+        places, pairs = np.array(rest), (stop - start) // 2
+        lengths = (None,) * len(sources), columns
+        if scaling is None:
+            kernels.add_bf16(first, places, form.rules, pairs, *lengths)
+        else:
+            kernels.elect_bf16(first, places, form.rules, scaling, pairs, *lengths)
+        start += 2 * pairs
+    if start < stop:
+        kernels.merge(kinds, addresses, form.rules, scaling, start, stop, columns)
 
 
 class Counting:

@@ -1,14 +1,16 @@
-"""What compiled loops need of the machine and numba does not give: addresses, bits, prefetching.
+"""What compiled loops need beside numba itself: addresses, bits, prefetching, a place on disk.
 
-Numba keeps compiled loops on disk until the file that they stand in changes, and does not look
-here: after a change here, delete ``evomerge/merging/__pycache__``.
+Numba keeps compiled loops on disk until the file that they stand in changes; it does not look at
+what they use from elsewhere. After a change here or in `evomerge.merging.halves`, delete
+``evomerge/merging/__pycache__``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import numba
 import numba.core.cgutils
 import numba.extending
 from llvmlite import ir
@@ -17,8 +19,22 @@ types: Any = numba.core.types
 cgutils: Any = numba.core.cgutils
 intrinsic: Any = numba.extending.intrinsic
 
-_HALF, _WORD, _LONG, _BYTE = (ir.IntType(bits) for bits in (16, 32, 64, 8))
+_WORD, _LONG, _BYTE = (ir.IntType(bits) for bits in (32, 64, 8))
 _FLOAT = ir.FloatType()
+
+
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+
+def compiled(loop: Loop) -> Loop:
+    """The loop, compiled when it is first called.
+
+    Kept on disk beside its file, else in the user's cache folder, or where NUMBA_CACHE_DIR says.
+    """
+    try:
+        return cast(Loop, numba.njit(cache=True, nogil=True, error_model="numpy")(loop))
+    except RuntimeError:  # no such place can be written to
+        return cast(Loop, numba.njit(nogil=True, error_model="numpy")(loop))
 
 
 def _reinterpreting(result: Any, argument: Any, cast_by: str) -> Any:
@@ -44,20 +60,19 @@ def _pointer(builder: Any, kind: Any, address: Any, index: Any) -> Any:
 
 
 def _apart(builder: Any, access: Any, side: str) -> Any:
-    """Says that what is read and what is written never overlap, or nothing would vectorise."""
+    """Says that the three kinds of memory never overlap, or nothing would vectorise."""
     add = builder.module.add_metadata
     domain = add(["evomerge"])
-    scopes = {name: add([add([f"evomerge {name}", domain])]) for name in ("read", "written")}
-    other = "written" if side == "read" else "read"
-    access.set_metadata("alias.scope", scopes[side])
-    access.set_metadata("noalias", scopes[other])
+    scopes = {name: add([f"evomerge {name}", domain]) for name in ("read", "kept", "written")}
+    access.set_metadata("alias.scope", add([scopes.pop(side)]))
+    access.set_metadata("noalias", add(list(scopes.values())))
     return access
 
 
-def _gathering(kind: Any, widened: Callable[[Any, Any], Any]) -> Any:
-    """A function that reads one entry from each of several arrays, as a tuple of float32.
+def _gathering(widened: Callable[[Any, Any], Any], side: str) -> Any:
+    """A function that reads the word with the same index in several arrays, as a tuple of float32.
 
-    Written out for every array. The entries may start at any even address.
+    Written out for every array. The words may start at any even address.
     """
 
     def typed(typingctx: Any, addresses: Any, index: Any) -> Any:
@@ -66,8 +81,8 @@ def _gathering(kind: Any, widened: Callable[[Any, Any], Any]) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             found = []
             for address in cgutils.unpack_tuple(builder, args[0]):
-                where = _pointer(builder, kind, address, args[1])
-                stored = _apart(builder, builder.load(where, align=2), "read")
+                where = _pointer(builder, _WORD, address, args[1])
+                stored = _apart(builder, builder.load(where, align=2), side)
                 found.append(builder.bitcast(widened(builder, stored), _FLOAT))
             return context.make_tuple(builder, whole, found)
 
@@ -76,25 +91,21 @@ def _gathering(kind: Any, widened: Callable[[Any, Any], Any]) -> Any:
     return intrinsic(typed)
 
 
-def _shifted(builder: Any, stored: Any) -> Any:
-    return builder.shl(builder.zext(stored, _WORD), _WORD(16))
-
-
-half_of = _gathering(_HALF, _shifted)
-"""The bfloat16 numbers with this index."""
-lower_of = _gathering(_WORD, lambda builder, word: builder.shl(word, _WORD(16)))
+lower_of = _gathering(lambda builder, word: builder.shl(word, _WORD(16)), "read")
 """The first of the two bfloat16 numbers in the words with this index."""
-upper_of = _gathering(_WORD, lambda builder, word: builder.and_(word, _WORD(0xFFFF0000)))
+upper_of = _gathering(lambda builder, word: builder.and_(word, _WORD(0xFFFF0000)), "read")
 """The second one."""
+kept_of = _gathering(lambda builder, word: word, "kept")
+"""What `keep` put there."""
 
 
-def _putting(kind: Any, argument: Any) -> Any:
+def _putting(kind: Any, argument: Any, side: str) -> Any:
     """A function that writes one entry of an array."""
 
     def typed(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             where = _pointer(builder, kind, args[0], args[1])
-            _apart(builder, builder.store(args[2], where, align=2), "written")
+            _apart(builder, builder.store(args[2], where, align=2), side)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, argument), generate
@@ -102,8 +113,9 @@ def _putting(kind: Any, argument: Any) -> Any:
     return intrinsic(typed)
 
 
-put_half = _putting(_HALF, types.uint16)
-put_word = _putting(_WORD, types.uint32)
+put_word = _putting(_WORD, types.uint32, "written")
+keep = _putting(_FLOAT, types.float32, "kept")
+"""For `kept_of`."""
 
 
 def _numbers(typingctx: Any, address: Any, count: Any) -> Any:

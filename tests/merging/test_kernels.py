@@ -110,28 +110,29 @@ class One(nn.Module):
 def test_a_compiled_merge_is_torch_bit_for_bit(store: Store, data: st.DataObject) -> None:
     """On disk and live, over dtypes, models, sizes, settings, chunks and threads."""
     draw = data.draw
-    models = draw(st.integers(1, 5))
+    models = draw(st.integers(1, 4))
     kinds = [draw(DTYPES) for _ in range(models + 1)]
+    out = draw(DTYPES)
     if draw(st.booleans()):
-        kinds = [kinds[0]] * (models + 1)
-    count = draw(st.sampled_from([0, 1, 2, 3, 255, 256, 257, 700]))
+        kinds, out = [torch.bfloat16] * (models + 1), torch.bfloat16
+    count = draw(st.sampled_from([0, 1, 2, 3, 255, 256, 257, 701]))
     step = draw(st.sampled_from([1e-42, 1e-4, 1e-2, 10.0]))
     tensors = members(kinds, count, draw(st.integers(0, 999)), step)
     method = draw(st.sampled_from(["sparse_signed", "task_arithmetic", "linear", "ties"]))
     values = given_settings(method, draw(numbers(models)), draw(st.sampled_from([1.0, -0.4, 0.0])))
-    out = WORDS[draw(DTYPES)]
     base, *others = [store({"t": tensor}) for tensor in tensors]
     named = {f"m{i}": other for i, other in enumerate(others)}
-    expected = Merger(base, named, compiled=False).tensor("t", values, method, dtype=out)
+    expected = Merger(base, named, compiled=False).tensor("t", values, method, dtype=WORDS[out])
     chunk, threads = draw(st.sampled_from([1, 7, 256, 2**18])), draw(st.integers(1, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "CHUNK", chunk)
+        patch.setattr("evomerge.merging.kernels.UNROLLED", 2)  # each number is compiled anew
         torch.set_num_threads(threads)
         merger = Merger(base, named, compiled=True)
-        assert same(merger.tensor("t", values, method, dtype=out), expected)
+        assert same(merger.tensor("t", values, method, dtype=WORDS[out]), expected)
         module = One(torch.full((count,), torch.nan, dtype=expected.dtype))
         plan = MergePlan(method, tuple(named), {"t": values})
-        LiveMerge(merger, module, dtype=out).apply(plan)
+        LiveMerge(merger, module, dtype=WORDS[out]).apply(plan)
         torch.set_num_threads(1)
     assert same(module.t.detach(), expected)
     for checkpoint in (base, *others):
