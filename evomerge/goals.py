@@ -1,18 +1,21 @@
 """Goals: what is measured, which way is better, and which limit must hold.
 
-Values carry the user's units and direction; losses are lower-is-better. `losses` holds the only
-sign flip in the program.
+Values carry the user's units and direction; losses are lower-is-better. A goal's `sign` is the
+only flip in the program.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from evomerge.interfaces import ItemLosses
 from evomerge.space import Array
+from evomerge.trial import Scores
 
 Direction = Literal["maximize", "minimize"]
 
@@ -40,6 +43,11 @@ class Goal:
         """-1 where higher is better: ``loss = sign * value``."""
         return -1 if self.direction == "maximize" else 1
 
+    @property
+    def loss_limit(self) -> float:
+        """The loss that a feasible trial does not exceed; inf without a limit."""
+        return math.inf if self.limit is None else self.sign * self.limit
+
     def violation(self, value: float) -> float:
         """How far the value misses the limit, in the user's units; 0 is feasible."""
         if self.limit is None:
@@ -51,6 +59,22 @@ def losses(goals: Sequence[Goal], values: Sequence[Mapping[str, float]]) -> Arra
     """Values by metric as losses, ``(n, m)``, lower is better."""
     table = [[goal.sign * value[goal.metric] for goal in goals] for value in values]
     return np.array(table, dtype=float).reshape(len(values), len(goals))
+
+
+def loss_limits(goals: Sequence[Goal]) -> tuple[float, ...]:
+    """The goals' limits as losses; empty where none has one."""
+    limits = tuple(goal.loss_limit for goal in goals)
+    return limits if any(math.isfinite(limit) for limit in limits) else ()
+
+
+def item_losses(goals: Sequence[Goal], scores: Mapping[str, Scores]) -> tuple[ItemLosses, ...]:
+    """Scores and margins item by item as losses, one record per goal."""
+    return tuple(_item_losses(goal, scores[goal.metric]) for goal in goals)
+
+
+def _item_losses(goal: Goal, scores: Scores) -> ItemLosses:
+    margins = None if scores.margins is None else goal.sign * np.array(scores.margins, dtype=float)
+    return ItemLosses(goal.sign * np.array(scores.items, dtype=float), margins)
 
 
 def violation(goals: Sequence[Goal], values: Mapping[str, float]) -> float:

@@ -5,14 +5,29 @@ Merge methods are in `evomerge.merging.method`, for they speak of tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from evomerge.space import Array, Space
 from evomerge.trial import Scores
 
 Need = Literal["model", "folder", "coefficients"]
+
+
+@dataclass(frozen=True)
+class ItemLosses:
+    """One goal of one trial on the search items, item by item.
+
+    Attributes:
+        losses: ``(n,)``, lower is better; their mean is the goal's loss. One number where a mean
+            was told by hand.
+        margins: ``(n,)``, turned like the losses: the lower, the better the item went; None
+            where the objective gives none.
+    """
+
+    losses: Array
+    margins: Array | None
 
 
 @dataclass(frozen=True)
@@ -24,12 +39,20 @@ class Observation:
         point: ``(d,)``.
         losses: ``(m,)``, lower is better; None for a failed trial: no score is invented.
         violation: sum over the goals' limits, 0 is feasible; None for a failed trial.
+        standard_errors: ``(m,)`` of the losses over items, NaN where unknown; None for a failed
+            trial.
+        read_items: gives the items, one record per goal; they are read from the study's database
+            when it is called, so a sampler keeps what it needs. None where there are none.
     """
 
     number: int
     point: Array
     losses: Array | None
     violation: float | None
+    standard_errors: Array | None = None
+    read_items: Callable[[], tuple[ItemLosses, ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
 
 
 @dataclass(frozen=True)
@@ -92,15 +115,19 @@ class SearchProblem:
     """What a sampler is made for.
 
     Attributes:
+        space: its parameters' coordinates say which of them act alike.
         goals: how many losses, >= 1.
         trials: how many trials the budget allows in all; None if only time is limited.
         seed: the study's.
+        limits: ``(m,)`` losses that a feasible trial does not exceed, inf where there is no
+            limit; empty where no goal has one.
     """
 
     space: Space
     goals: int
     trials: int | None
     seed: int
+    limits: tuple[float, ...] = ()
 
 
 class SamplerFactory(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -18,6 +18,23 @@ Scale = Literal["linear", "log"]
 
 
 @dataclass(frozen=True)
+class Coordinate:
+    """Where in the models a parameter acts, for samplers that know that neighbours act alike.
+
+    Attributes:
+        model: whose task vector; None for a number of no model.
+        depth: 0 at the first layer, 1 at the last; None where it acts at every depth.
+        kind: of module, ``attention`` say; None for all kinds.
+        field: what it is, ``weight`` or ``density`` say.
+    """
+
+    model: str | None
+    depth: float | None
+    kind: str | None
+    field: str
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One searchable number.
 
@@ -25,12 +42,14 @@ class Parameter:
         name: ``model/group/field``, e.g. ``math/0-1.mlp/density``.
         low, high: the range, both ends included, ``low < high``.
         scale: ``log`` spaces the range evenly in the logarithm; needs ``low > 0``.
+        coordinate: where it acts; None where nothing is known of it.
     """
 
     name: str
     low: float
     high: float
     scale: Scale = "linear"
+    coordinate: Coordinate | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):

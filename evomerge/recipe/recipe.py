@@ -25,9 +25,10 @@ from evomerge.merging.method import Field, MergeMethod, Settings, check_count
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.registry import method_named
 from evomerge.recipe.anatomy import anatomy, depths
+from evomerge.recipe.coordinates import coordinate_of, group_coordinates
 from evomerge.recipe.families import fields_of
 from evomerge.recipe.groups import Grouping, Groups
-from evomerge.recipe.numbers import ALL_TENSORS, Numbers, uniform
+from evomerge.recipe.numbers import ALL_GROUPS, ALL_TENSORS, Numbers, uniform
 from evomerge.recipe.pins import Pin
 from evomerge.recipe.strict_yaml import Place
 from evomerge.space import Array, Parameter, Space
@@ -247,6 +248,7 @@ class BoundRecipe:
     def _parameters(self) -> Iterator[Parameter]:
         """Every searched number, shared ones as often as they have groups."""
         fields = self.recipe.fields
+        places = group_coordinates(self.groups, self.floating)
         owners = [(model, f"{model}/", "model") for model in self.recipe.models]
         for _, prefix, per in [*owners, ("", "", "group")]:
             for group in self.groups:
@@ -255,8 +257,9 @@ class BoundRecipe:
                         continue
                     pin = self.recipe.range_of(f"{prefix}{f.name}")
                     if pin.range is not None:
-                        where = "*" if pin.shared else group
-                        yield Parameter(f"{prefix}{where}/{f.name}", *pin.range, scale=f.scale)
+                        name = f"{prefix}{ALL_GROUPS if pin.shared else group}/{f.name}"
+                        place = coordinate_of(name, places)
+                        yield Parameter(name, *pin.range, scale=f.scale, coordinate=place)
 
     def _everywhere(self, method: str, weights: Mapping[str, float]) -> dict[str, float]:
         """Parameters past groups and rules: whole task vectors, unscaled, at these weights."""

@@ -116,7 +116,7 @@ class Asking:
             fresh = self._newly_visible(cutoff)
             log = self._read_log()
             for trial in fresh:
-                observed = observation(self.charter.goals, trial)
+                observed = observation(self.database, self.charter.goals, trial)
                 if observed is not None:
                     log.append(observed)
             steps = [self._step(first + i, log) for i in range(count)]

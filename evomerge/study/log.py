@@ -11,10 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from evomerge.goals import Goal, losses, violation
-from evomerge.interfaces import Asked, Observation
+import numpy as np
+
+from evomerge.goals import Goal, item_losses, losses, violation
+from evomerge.interfaces import Asked, ItemLosses, Observation
 from evomerge.study.database import Database
-from evomerge.study.rows import load_trials
+from evomerge.study.rows import load_scores, load_trials
 from evomerge.trial import Trial
 
 
@@ -43,7 +45,7 @@ def load_log(database: Database, goals: Sequence[Goal]) -> StudyLog:
         rows = database.rows("SELECT number, own, note FROM candidates ORDER BY number")
     seen: Mapping[int, list[Observation]] = defaultdict(list)
     for trial in trials:
-        observed = observation(goals, trial)
+        observed = observation(database, goals, trial)
         if trial.visible_from is not None and observed is not None:
             seen[trial.visible_from].append(observed)
     log = StudyLog()
@@ -55,11 +57,28 @@ def load_log(database: Database, goals: Sequence[Goal]) -> StudyLog:
     return log
 
 
-def observation(goals: Sequence[Goal], trial: Trial) -> Observation | None:
-    """An ended trial as a sampler sees it; None if it lies outside the space."""
-    point, values = trial.candidate.point, trial.values("search")
+def observation(database: Database, goals: Sequence[Goal], trial: Trial) -> Observation | None:
+    """An ended trial as a sampler sees it; None if it lies outside the space.
+
+    Args:
+        database: where `Observation.read_items` looks.
+    """
+    point, measured = trial.candidate.point, trial.results.get("search")
     if point is None:
         return None
-    if values is None:
+    if not measured:
         return Observation(trial.number, point, None, None)
-    return Observation(trial.number, point, losses(goals, [values])[0], violation(goals, values))
+    values = {metric: result.mean for metric, result in measured.items()}
+    errors = [measured[goal.metric].standard_error for goal in goals]
+
+    def read_items() -> tuple[ItemLosses, ...]:
+        return item_losses(goals, load_scores(database, trial.number, "search"))
+
+    return Observation(
+        number=trial.number,
+        point=point,
+        losses=losses(goals, [values])[0],
+        violation=violation(goals, values),
+        standard_errors=np.array([np.nan if e is None else e for e in errors], dtype=float),
+        read_items=read_items,
+    )

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from evomerge.errors import UsageError
-from evomerge.goals import Goal
+from evomerge.goals import Goal, loss_limits
 from evomerge.interfaces import Sampler, SearchProblem
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.recipe import BoundRecipe
@@ -189,6 +189,7 @@ class Study:
             goals=len(self.goals),
             trials=None if trials is None else trials + self.charter.carried,
             seed=self.seed,
+            limits=loss_limits(self.goals),
         )
         return make_sampler(self.campaign.sampler.name, problem, self.campaign.sampler.options)
 
