@@ -130,6 +130,66 @@ class SearchProblem:
     limits: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a surrogate says of some points.
+
+    Attributes:
+        mean: ``(q, m)``, of the losses without noise.
+        std: ``(q, m)``, >= 0, in the losses' units.
+    """
+
+    mean: Array
+    std: Array
+
+
+Pull = Callable[[Array, Array], Array]
+"""From weights of means and of stds, ``(q, m)`` each, to the gradient of the weighted sum of each
+point's prediction in that point, ``(q, d)``."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a surrogate predicts one goal of trials that it has not seen, by leaving one out.
+
+    Attributes:
+        error: root mean square, in the loss's units.
+        spread: the same of the mean of the other trials, the prediction of one who knows nothing.
+        coverage_50, coverage_90: shares of the measured losses inside the predicted intervals.
+    """
+
+    error: float
+    spread: float
+    coverage_50: float
+    coverage_90: float
+
+    @property
+    def explained(self) -> float:
+        """The share of the variance that is explained; below 0 it misleads, 1 is perfect."""
+        return 1.0 - (self.error / self.spread) ** 2 if self.spread > 0 else 0.0
+
+
+class Surrogate(Protocol):
+    """A cheap prediction of the losses, fitted to a history; never changed after that."""
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """One record per goal."""
+        ...
+
+    def predict(self, points: Array) -> Prediction:
+        """Of points ``(q, d)``."""
+        ...
+
+    def linearise(self, points: Array) -> tuple[Prediction, Pull]:
+        """The prediction, and what gradients of it follow from; stds are smoothed for these."""
+        ...
+
+    def believing(self, points: Array) -> Surrogate:
+        """This surrogate if points ``(k, d)`` came out as predicted: the same means, less std."""
+        ...
+
+
 class SamplerFactory(Protocol):
     """How a sampler is made; the registry's entries are these."""
 

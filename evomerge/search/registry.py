@@ -25,6 +25,7 @@ SAMPLERS = Registry(
         "random": "evomerge.search.quasirandom:random",
         "sobol": "evomerge.search.quasirandom:sobol",
         "cma": "evomerge.search.from_nevergrad:cma",
+        "margin": "evomerge.search.margin:make",
         "nsga2": "evomerge.search.from_optuna:nsga2",
         "nsga3": "evomerge.search.from_optuna:nsga3",
         "tpe": "evomerge.search.from_optuna:tpe",

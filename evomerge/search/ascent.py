@@ -1,0 +1,65 @@
+"""The best points of a surrogate for one preference, near points that were measured."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evomerge.interfaces import Surrogate
+from evomerge.search.centred import Steps
+from evomerge.search.preferences import Preference
+from evomerge.space import Array
+
+RADIUS = 0.35
+"""How far, per coordinate, a proposal may lie from the measured point that it starts from."""
+
+_ORIGINS = 4  # measured points, the best by prediction
+_STARTS = 6  # from each: itself, and steps away from it
+_SPREADS = (0.0, 0.05, 0.05, 0.1, 0.1, 0.2)
+_STEPS = 60
+_RATE = 0.02  # of Adam, in the unit cube, falling to a tenth
+_DECAYS = (0.9, 0.98)
+
+
+def descend(
+    surrogate: Surrogate,
+    preference: Preference,
+    measured: Array,
+    steps: tuple[Steps, ...],
+    rng: np.random.Generator,
+) -> tuple[Array, Array]:
+    """Points that the surrogate thinks good, best first, ``(q, d)``, with their values ``(q,)``.
+
+    Adam (Kingma and Ba 2015, arXiv:1412.6980) from the measured points that the surrogate finds
+    best and from steps around them, each inside a box around its own and inside the cube.
+
+    Args:
+        measured: ``(n, d)``, n >= 1.
+        steps: what draws steps, one after the other in turn.
+    """
+    predicted = preference.value(surrogate.predict(measured))
+    origins = measured[np.argsort(predicted, kind="stable")[:_ORIGINS]]
+    box = np.repeat(origins, _STARTS, axis=0)
+    low, high = np.maximum(box - RADIUS, 0.0), np.minimum(box + RADIUS, 1.0)
+    draws = [steps[i % len(steps)](rng, 1)[0] for i in range(len(box))]
+    spreads = np.tile(_SPREADS, len(origins))
+    points = np.clip(box + spreads[:, None] * np.array(draws), low, high)
+    points = np.concatenate([_adam(surrogate, preference, points, low, high), points])
+    values = preference.value(surrogate.predict(points))
+    order = np.argsort(values, kind="stable")
+    return points[order], values[order]
+
+
+def _adam(
+    surrogate: Surrogate, preference: Preference, points: Array, low: Array, high: Array
+) -> Array:
+    mean, square = np.zeros_like(points), np.zeros_like(points)
+    slow, fast = _DECAYS
+    for step in range(1, _STEPS + 1):
+        prediction, pull = surrogate.linearise(points)
+        gradient = pull(*preference.slopes(prediction))
+        mean = slow * mean + (1 - slow) * gradient
+        square = fast * square + (1 - fast) * gradient**2
+        direction = mean / (1 - slow**step) / (np.sqrt(square / (1 - fast**step)) + 1e-12)
+        rate = _RATE * (1 - 0.9 * step / _STEPS)
+        points = np.clip(points - rate * direction, low, high)
+    return points

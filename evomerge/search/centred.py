@@ -1,0 +1,97 @@
+"""The initial design of the surrogates' samplers: around task arithmetic, not over the cube.
+
+Merges far from a moderate sum of task vectors are mostly broken, and teach little about those near
+it. So the design takes the sum itself, a few that change all weights or all densities at once, and
+Gaussian steps, in turn free for every parameter and smooth over depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from evomerge.interfaces import SearchProblem
+from evomerge.merging.method import role_of
+from evomerge.randomness import generator
+from evomerge.search.quasirandom import folded
+from evomerge.space import Array, Parameter
+from evomerge.surrogates.structure import structure_of
+
+DESIGN = 16
+STEP = 0.15  # standard deviation in the unit cube
+_DENSITY = 0.5
+_LEAST_WEIGHT = 0.3
+# Weights and densities of the constant points after the first; None keeps the centre's.
+_CONSTANTS = ((0.6, None), (None, 0.2), (0.15, None), (0.4, None), (None, 1.0))
+
+
+def design_size(trials: int | None) -> int:
+    """How many points: 16, or a third of the budget if that is less."""
+    return DESIGN if trials is None else max(1, min(DESIGN, trials // 3))
+
+
+def centre_of(problem: SearchProblem, references: Array) -> Array:
+    """Task arithmetic with weights ``max(1 / models, 0.3)`` and density 0.5, ``(d,)``.
+
+    In a space without coordinates the mean of the references, or the middle of the cube.
+
+    Args:
+        references: ``(k, d)``, k >= 0.
+    """
+    if not _known(problem):
+        return np.asarray(references.mean(axis=0)) if len(references) else _middle(problem)
+    return _constant(problem, None, None)
+
+
+def centred_point(problem: SearchProblem, centre: Array, index: int, size: int) -> Array:
+    """Point `index` >= 0 of a design of `size` points, ``(d,)`` in [0, 1]."""
+    if index == 0:
+        return centre
+    if index <= min(len(_CONSTANTS), size * 3 // 8) and _known(problem):
+        return _constant(problem, *_CONSTANTS[index - 1])
+    rng = generator(problem.seed, "centred", index)
+    step = smooth_steps(problem) if index % 2 and _known(problem) else free_steps(problem)
+    return folded(centre + STEP * step(rng, 1)[0])
+
+
+Steps = Callable[[np.random.Generator, int], Array]
+
+
+def free_steps(problem: SearchProblem) -> Steps:
+    """Draws of independent standard normal steps, ``(n, d)``."""
+    return lambda rng, count: rng.normal(size=(count, len(problem.space)))
+
+
+def smooth_steps(problem: SearchProblem) -> Steps:
+    """Draws of standard normal steps that are smooth over depth, each model on its own."""
+    structure = structure_of([p.coordinate for p in problem.space.parameters])
+    smooth = 1 if structure.depths > 1 else 0
+    chosen = [i for i, (_, a, b) in enumerate(structure.members) if a == 0 and b == smooth]
+    values, vectors = np.linalg.eigh(structure.components[chosen].sum(axis=0))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return lambda rng, count: rng.normal(size=(count, len(root))) @ root.T
+
+
+def _known(problem: SearchProblem) -> bool:
+    return all(p.coordinate is not None for p in problem.space.parameters)
+
+
+def _middle(problem: SearchProblem) -> Array:
+    return np.full(len(problem.space), 0.5)
+
+
+def _constant(problem: SearchProblem, weight: float | None, density: float | None) -> Array:
+    parameters = problem.space.parameters
+    models = {p.coordinate.model for p in parameters if p.coordinate is not None} - {None}
+    wanted = {
+        "weight": max(1 / max(len(models), 1), _LEAST_WEIGHT) if weight is None else weight,
+        "density": _DENSITY if density is None else density,
+    }
+    middle = problem.space.values(_middle(problem))
+    return problem.space.point({p.name: _value(p, wanted, middle[p.name]) for p in parameters})
+
+
+def _value(parameter: Parameter, wanted: Mapping[str, float], otherwise: float) -> float:
+    role = "" if parameter.coordinate is None else role_of(parameter.coordinate.field)
+    return min(max(wanted.get(role, otherwise), parameter.low), parameter.high)

@@ -1,0 +1,89 @@
+"""Reads a log for samplers that learn from it: history with items, pending points, references."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from evomerge.interfaces import Asked, ItemLosses, Log, Observation
+from evomerge.space import Array
+from evomerge.surrogates.history import GoalItems, History
+
+
+class Reader:
+    """Follows one log, reading each event once.
+
+    Args:
+        goals: how many losses.
+
+    Attributes:
+        read: how many events were read.
+        own: how many asks were the sampler's own.
+        first_note: of the first of these.
+        references: points that others asked for.
+        ended: trials with finite losses, in the order in which they became visible.
+        pending: number to point of the trials that have not ended.
+    """
+
+    def __init__(self, goals: int) -> None:
+        self.read = 0
+        self.own = 0
+        self.first_note: Mapping[str, Any] | None = None
+        self.references: dict[int, Array] = {}
+        self.ended: list[Observation] = []
+        self.pending: dict[int, Array] = {}
+        self._goals = goals
+        self._items: list[tuple[ItemLosses, ...] | None] = []
+
+    def follow(self, log: Log) -> None:
+        """Reads what is new."""
+        for event in log.events(self.read):
+            self.read += 1
+            if isinstance(event, Asked):
+                self._asked(event)
+            else:
+                self._end(event)
+
+    def history(self, count: int, most: int) -> History:
+        """The first `count` ended trials; of more than `most` the latest."""
+        rows = slice(max(0, count - most), count)
+        ended, items = self.ended[rows], self._items[rows]
+        unknown = np.full(self._goals, np.nan)
+        errors = [unknown if e.standard_errors is None else e.standard_errors for e in ended]
+        return History(
+            points=np.array([event.point for event in ended]),
+            losses=np.array([event.losses for event in ended], dtype=float),
+            variances=np.array(errors) ** 2,
+            items=tuple(self._goal_items(items, goal) for goal in range(self._goals)),
+        )
+
+    def _asked(self, event: Asked) -> None:
+        self.pending[event.number] = event.point
+        if event.own:
+            self.first_note = event.note if self.own == 0 else self.first_note
+            self.own += 1
+        else:
+            self.references[event.number] = event.point
+
+    def _end(self, event: Observation) -> None:
+        self.pending.pop(event.number, None)
+        if event.losses is not None and np.isfinite(event.losses).all():
+            self.ended.append(event)
+            self._items.append(None if event.read_items is None else event.read_items())
+
+    @staticmethod
+    def _goal_items(items: list[tuple[ItemLosses, ...] | None], goal: int) -> GoalItems | None:
+        """Rows of NaN where a trial lacks margins, or has another number of items than most."""
+        found = [None if one is None else one[goal] for one in items]
+        sizes = Counter(len(o.losses) for o in found if o is not None and o.margins is not None)
+        if not sizes:
+            return None
+        size = sizes.most_common(1)[0][0]
+        losses, margins = np.full((2, len(found), size), np.nan)
+        for row, one in enumerate(found):
+            if one is not None and one.margins is not None and len(one.losses) == size:
+                losses[row], margins[row] = one.losses, one.margins
+        return GoalItems(losses, margins)

@@ -1,0 +1,132 @@
+"""A Gaussian process on the goals' losses, with the noise that each measurement says it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evomerge.interfaces import Fit, Prediction, Pull
+from evomerge.space import Array
+from evomerge.surrogates.calibration import calibrated, fit_of
+from evomerge.surrogates.evidence import Fitted, Outputs, fit
+from evomerge.surrogates.history import FitError
+from evomerge.surrogates.process import Process, condition, leave_one_out
+from evomerge.surrogates.structure import Structure
+
+FEWEST = 4  # trials
+_KNOWN = (0.01, 1.0)  # share of the losses' variance that noise may be thought to be at first
+
+
+@dataclass(frozen=True)
+class LossSurrogate:
+    """One process per goal, all with the same kernel; made by `fit_losses`.
+
+    Implements `evomerge.interfaces.Surrogate`.
+
+    Attributes:
+        noise: the factor of the noise's shapes, in the outputs' units.
+        means, scales: ``(m,)``; an output is the loss less its mean, over its scale.
+        factors: ``(m,)``, of the stds, by the errors on trials left out.
+        left_out: prediction of each trial without it; the stds hold the measurement's noise.
+    """
+
+    processes: tuple[Process, ...]
+    noise: float
+    means: Array
+    scales: Array
+    factors: Array
+    fits: tuple[Fit, ...]
+    left_out: Prediction
+
+    def predict(self, points: Array) -> Prediction:
+        """See `evomerge.interfaces.Surrogate`."""
+        return self.linearise(points)[0]
+
+    def believing(self, points: Array) -> LossSurrogate:
+        """See `evomerge.interfaces.Surrogate`."""
+        return replace(self, processes=tuple(p.believing(points) for p in self.processes))
+
+    def linearise(self, points: Array) -> tuple[Prediction, Pull]:
+        """See `evomerge.interfaces.Surrogate`."""
+        kernel, known = self.processes[0].kernel, self.processes[0].points
+        cross, diagonal = kernel.gram(points, known), kernel.diagonal(points)
+        found = [process.means_and_variance(cross, diagonal) for process in self.processes]
+        mean = self.means + self.scales * np.concatenate([outputs for outputs, _ in found], axis=1)
+        roots = np.sqrt(np.array([variance for _, variance in found]).T)
+        spread = self.scales * self.factors
+
+        def pull(mean_weights: Array, std_weights: Array) -> Array:
+            by_cross = np.zeros_like(cross)
+            by_variance = std_weights * spread / (2 * roots)
+            for i, process in enumerate(self.processes):
+                by_cross += (mean_weights[:, i, None] * self.scales[i]) * process.weights[:, 0]
+                by_cross -= 2 * by_variance[:, i, None] * (cross @ process.inverse)
+            return kernel.pull_gram(points, known, by_cross) + kernel.pull_diagonal(
+                points, by_variance.sum(axis=1)
+            )
+
+        return Prediction(mean, roots * spread), pull
+
+
+def fit_losses(
+    structure: Structure,
+    centre: Array,
+    points: Array,
+    losses: Array,
+    variances: Array,
+    *,
+    kernel: Fitted | None = None,
+) -> LossSurrogate:
+    """The surrogate of all goals.
+
+    Args:
+        structure: of the space.
+        centre: ``(d,)``, the origin of the kernel.
+        points: ``(n, d)``.
+        losses: ``(n, m)``, finite.
+        variances: ``(n, m)`` > 0, the noise of each, as `filled_variances` gives it. Only their
+            proportions count; the evidence decides on a common factor.
+        kernel: with its numbers, where they are known from an earlier fit.
+
+    Raises:
+        FitError: with fewer than `FEWEST` trials, or losses that never differ.
+    """
+    if len(points) < FEWEST:
+        raise FitError(f"{len(points)} trials; a fit needs {FEWEST}")
+    means, scales = losses.mean(axis=0), losses.std(axis=0)
+    if not scales.any():
+        raise FitError("the losses of all trials are equal; there is nothing to learn from")
+    scales = np.where(scales > 0, scales, 1.0)
+    outputs = (losses - means) / scales
+    noise = variances / scales**2
+    size = float(noise.mean())
+    shapes = noise / size
+    if kernel is None:
+        targets = [
+            Outputs(np.outer(y, y), shape, 1.0)
+            for y, shape in zip(outputs.T, shapes.T, strict=True)
+        ]
+        kernel = fit(structure, centre, points, targets, noise=float(np.clip(size, *_KNOWN)))
+    processes = tuple(
+        condition(kernel.kernel, kernel.noise * shape, points, y[:, None])
+        for y, shape in zip(outputs.T, shapes.T, strict=True)
+    )
+    return _calibrated(processes, kernel.noise, losses, means, scales)
+
+
+def _calibrated(
+    processes: tuple[Process, ...], noise: float, losses: Array, means: Array, scales: Array
+) -> LossSurrogate:
+    predicted, stds, factors = [], [], []
+    for process, measured, scale in zip(processes, losses.T, scales, strict=True):
+        errors, variance = leave_one_out(process)
+        latent = scale**2 * np.maximum(variance - process.noise, 0.0)
+        measurement = scale**2 * process.noise
+        factor = calibrated(scale * errors[:, 0], latent, measurement)
+        factors.append(factor)
+        predicted.append(measured + scale * errors[:, 0])
+        stds.append(np.sqrt(factor**2 * latent + measurement))
+    left_out = Prediction(np.array(predicted).T, np.array(stds).T)
+    fits = tuple(map(fit_of, losses.T, left_out.mean.T, left_out.std.T))
+    return LossSurrogate(processes, noise, means, scales, np.array(factors), fits, left_out)
