@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from evomerge.space import Array, Space
 from evomerge.trial import Scores
 
@@ -136,11 +138,18 @@ class Prediction:
 
     Attributes:
         mean: ``(q, m)``, of the losses without noise.
-        std: ``(q, m)``, >= 0, in the losses' units.
+        std: ``(q, m)``, >= 0, of what is not known about these means.
+        noise: ``(q, m)``, >= 0, the std that a measurement has around them.
     """
 
     mean: Array
     std: Array
+    noise: Array
+
+    @property
+    def spread(self) -> Array:
+        """``(q, m)``, the std of a measurement that is not made yet."""
+        return np.hypot(self.std, self.noise)
 
 
 Pull = Callable[[Array, Array], Array]

@@ -61,11 +61,12 @@ class Blend:
         """See `evomerge.interfaces.Surrogate`."""
         parts: list[tuple[Array, tuple[int, ...], Pull]] = []
         mean = np.zeros((len(points), len(self.weights)))
-        std = np.zeros_like(mean)
+        std, noise = np.zeros_like(mean), np.zeros_like(mean)
         for surrogate, goals, weights in self._parts():
             found, pull = surrogate.linearise(points)
             mean[:, goals] += weights * found.mean
             std[:, goals] += weights * found.std
+            noise[:, goals] += weights * found.noise
             parts.append((weights, goals, pull))
 
         def pull_all(mean_weights: Array, std_weights: Array) -> Array:
@@ -74,7 +75,7 @@ class Blend:
                 total += pull(mean_weights[:, goals] * weights, std_weights[:, goals] * weights)
             return total
 
-        return Prediction(mean, std), pull_all
+        return Prediction(mean, std, noise), pull_all
 
     def _parts(self) -> list[tuple[LossSurrogate | MarginSurrogate, tuple[int, ...], Array]]:
         parts: list[tuple[LossSurrogate | MarginSurrogate, tuple[int, ...], Array]] = []
@@ -161,8 +162,9 @@ def _weighted(
     apart = ours - plain
     weight = (float((measured - plain) @ apart) + drawn) / (float(apart @ apart) + drawn)
     weight = 0.0 if weight < _SURE else 1.0 if weight > 1 - _SURE else weight
-    stds = weight * margins.left_out.std[:, column] + (1 - weight) * losses.left_out.std[rows, goal]
-    return weight, fit_of(measured, weight * ours + (1 - weight) * plain, stds)
+    spread = weight * margins.left_out.spread[:, column]
+    spread = spread + (1 - weight) * losses.left_out.spread[rows, goal]
+    return weight, fit_of(measured, weight * ours + (1 - weight) * plain, spread)
 
 
 def _blind(losses: Array) -> Fit:

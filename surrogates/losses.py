@@ -28,7 +28,7 @@ class LossSurrogate:
         noise: the factor of the noise's shapes, in the outputs' units.
         means, scales: ``(m,)``; an output is the loss less its mean, over its scale.
         factors: ``(m,)``, of the stds, by the errors on trials left out.
-        left_out: prediction of each trial without it; the stds hold the measurement's noise.
+        left_out: prediction of each trial without it.
     """
 
     processes: tuple[Process, ...]
@@ -66,7 +66,8 @@ class LossSurrogate:
                 points, by_variance.sum(axis=1)
             )
 
-        return Prediction(mean, roots * spread), pull
+        noise = self.scales * np.sqrt([float(p.noise.mean()) for p in self.processes])
+        return Prediction(mean, roots * spread, np.tile(noise, (len(points), 1))), pull
 
 
 def fit_losses(
@@ -118,15 +119,15 @@ def fit_losses(
 def _calibrated(
     processes: tuple[Process, ...], noise: float, losses: Array, means: Array, scales: Array
 ) -> LossSurrogate:
-    predicted, stds, factors = [], [], []
+    factors, parts = [], []
     for process, measured, scale in zip(processes, losses.T, scales, strict=True):
         errors, variance = leave_one_out(process)
         latent = scale**2 * np.maximum(variance - process.noise, 0.0)
-        measurement = scale**2 * process.noise
-        factor = calibrated(scale * errors[:, 0], latent, measurement)
-        factors.append(factor)
-        predicted.append(measured + scale * errors[:, 0])
-        stds.append(np.sqrt(factor**2 * latent + measurement))
-    left_out = Prediction(np.array(predicted).T, np.array(stds).T)
-    fits = tuple(map(fit_of, losses.T, left_out.mean.T, left_out.std.T))
+        noises = scale**2 * process.noise
+        factors.append(calibrated(scale * errors[:, 0], latent, noises))
+        predicted = measured + scale * errors[:, 0]
+        parts.append((predicted, factors[-1] * np.sqrt(latent), np.sqrt(noises)))
+    mean, std, spread = (np.array(column).T for column in zip(*parts, strict=True))
+    left_out = Prediction(mean, std, spread)
+    fits = tuple(map(fit_of, losses.T, left_out.mean.T, left_out.spread.T))
     return LossSurrogate(processes, noise, means, scales, np.array(factors), fits, left_out)

@@ -70,7 +70,7 @@ class MarginSurrogate:
 
     Attributes:
         rows: ``(n,)``, which trials of the history it knows.
-        left_out: prediction of each of these without it; the stds hold the measurement's noise.
+        left_out: prediction of each of these without it.
     """
 
     process: Process
@@ -112,21 +112,26 @@ class MarginSurrogate:
                 points, process.points, by_cross
             ) + process.kernel.pull_diagonal(points, by_variance)
 
-        return Prediction(means, root * slopes), pull
+        noise = np.array([part.noise for part in parts]).T
+        return Prediction(means, root * slopes, noise), pull
 
 
 class _Part:
     """One goal's loss at some points, and its derivatives.
 
     Attributes:
-        mean: ``(q,)``.
+        mean, noise: ``(q,)``; the noise is the std of a mean over items whose probabilities are
+            known, and which are independent.
         slope: ``(q,)``, by a step of one in all of the goal's outputs at once.
         by_output: ``(q, p)``; by_variance: ``(q,)``, by the latent variance.
     """
 
     def __init__(self, goal: _Goal, arguments: Array, width: Array) -> None:
         self.goal = goal
-        self.mean = goal.link.low + goal.height * ndtr(arguments).mean(axis=1)
+        wrong = ndtr(arguments)
+        self.mean = goal.link.low + goal.height * wrong.mean(axis=1)
+        own = (wrong * (1 - wrong)).sum(axis=1)
+        self.noise = goal.height * np.sqrt(own) / arguments.shape[1]
         density = np.exp(-0.5 * arguments**2) / np.sqrt(2 * np.pi)
         share = goal.height / arguments.shape[1] * density / width
         self.by_output = share * goal.scales
@@ -169,7 +174,7 @@ def fit_margins(
     process = condition(kernel.kernel, np.full(len(rows), kernel.noise), points, outputs)
     errors, variance = leave_one_out(process)
     goals, left_out = _calibrated(goals, outputs + errors, variance, kernel.noise, losses)
-    fits = tuple(map(fit_of, losses.T, left_out.mean.T, left_out.std.T))
+    fits = tuple(map(fit_of, losses.T, left_out.mean.T, left_out.spread.T))
     return MarginSurrogate(process, kernel.noise, goals, fits, rows, left_out)
 
 
@@ -204,16 +209,11 @@ def _calibrated(
 ) -> tuple[tuple[_Goal, ...], Prediction]:
     """The goals with their factors, and the predictions of trials left out."""
     latent = np.maximum(variance - noise, 1e-12)
-    ready, means, stds = [], [], []
+    ready, parts = [], []
     for goal, measured in zip(goals, losses.T, strict=True):
-        arguments, width = goal.arguments(outputs, variance)
-        part = _Part(goal, arguments, width)
-        wrong = ndtr(arguments)
-        # What the items' own uncertainty leaves of a mean over them, if they were independent.
-        steps = goal.height**2 * (wrong * (1 - wrong)).sum(axis=1) / arguments.shape[1] ** 2
-        model = latent * part.slope**2
-        factor = calibrated(measured - part.mean, model, steps)
+        part = _Part(goal, *goal.arguments(outputs, variance))
+        factor = calibrated(measured - part.mean, latent * part.slope**2, part.noise**2)
         ready.append(replace(goal, factor=factor))
-        means.append(part.mean)
-        stds.append(np.sqrt(factor**2 * model + steps))
-    return tuple(ready), Prediction(np.array(means).T, np.array(stds).T)
+        parts.append((part.mean, factor * np.sqrt(latent) * part.slope, part.noise))
+    mean, std, noises = (np.array(column).T for column in zip(*parts, strict=True))
+    return tuple(ready), Prediction(mean, std, noises)

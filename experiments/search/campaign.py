@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from evomerge.goals import Goal, reference_point
-from evomerge.interfaces import Asked, Observation, Sampler
+from evomerge.interfaces import Asked, ItemLosses, Observation, Sampler
 from evomerge.pareto import hypervolume, non_dominated
 from evomerge.space import Array
 
@@ -32,18 +32,20 @@ def run(
     trials: int,
     *,
     lookahead: int = 4,
+    items: Callable[[Array], tuple[ItemLosses, ...]] | None = None,
 ) -> tuple[Array, Array]:
     """Points ``(trials, d)`` and values ``(trials, m)``, the references' among them.
 
     Args:
         values: of a point, ``(m,)``, higher is better.
         lookahead: an ask sees the ends of all trials but this many before it.
+        items: of a point, for samplers that look at them.
     """
     log, points, measured = MemoryLog(), [], []
     for number in range(trials):
         ended = number - 1 - lookahead
         if ended >= 0:
-            log.entries.append(Observation(ended, points[ended], -measured[ended], 0.0))
+            log.entries.append(observed(ended, points[ended], measured[ended], items))
         own = number >= len(references)
         if own:
             proposal = sampler.ask(log, number)
@@ -54,6 +56,20 @@ def run(
         points.append(point)
         measured.append(values(point))
     return np.array(points), np.array(measured)
+
+
+def observed(
+    number: int,
+    point: Array,
+    values: Array,
+    items: Callable[[Array], tuple[ItemLosses, ...]] | None = None,
+) -> Observation:
+    """An ended trial, with items where there are any."""
+    if items is None:
+        return Observation(number, point, -values, 0.0)
+    found = items(point)
+    errors = np.array([one.losses.std(ddof=1) / np.sqrt(len(one.losses)) for one in found])
+    return Observation(number, point, -values, 0.0, errors, lambda: found)
 
 
 def volume(values: Array, parents: Array, front_of: Array | None = None) -> float:
