@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint.digests import ShardDigest, shard_digests
+from evomerge.checkpoint.digests import ShardDigest, known_digests, shard_digests
 from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
 from evomerge.checkpoint.folder import confined, read_json, side_files, weight_files
 from evomerge.checkpoint.header import TensorEntry
@@ -43,6 +43,7 @@ class Checkpoint:
         )
         self._shards = dict(shards)
         self._by_path = {shard.path: shard for shard in shards.values()}
+        self._digests: dict[Path, str] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> Checkpoint:
@@ -72,6 +73,7 @@ class Checkpoint:
         entries = {name: replace(c.entry(own), name=name) for name, (c, own) in tensors.items()}
         made.tensors = MappingProxyType(entries)
         made._by_path = {p: shard for c, _ in tensors.values() for p, shard in c._by_path.items()}
+        made._digests = {p: found for c, _ in tensors.values() for p, found in c._digests.items()}
         made.shards = tuple(sorted({entry.shard for entry in entries.values()}))
         return made
 
@@ -159,6 +161,20 @@ class Checkpoint:
             cache: a JSON file that remembers digests of unchanged files; safe to delete.
         """
         return shard_digests({name: shard.path for name, shard in self._shards.items()}, cache)
+
+    def recall(self, cache: Path) -> None:
+        """Take over what a cache of `digests` has of these very files; nothing is computed."""
+        states = {path: shard.state for path, shard in self._by_path.items()}
+        self._digests = known_digests(states, cache)
+
+    def identity(self, name: str) -> str | None:
+        """Dtype and place of the tensor, and its shard's digest: what decides its content.
+
+        None where `recall` did not find the digest.
+        """
+        entry = self.entry(name)
+        digest = self._digests.get(entry.shard)
+        return None if digest is None else f"{entry.dtype} {entry.start} {entry.size} {digest}"
 
     def close(self) -> None:
         """Close all files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,18 +11,26 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge.checkpoint.files import write_file
 from evomerge.checkpoint.header import opened
 from evomerge.checkpoint.names import shown
 from evomerge.checkpoint.strict_json import JSONProblem, loads
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, EvomergeError
 
 _CHUNK = 4 << 20
 _READERS = 4
 _SETTLED = 2_000_000_000
 """Nanoseconds; a file changed later than this before its digest may change again unseen."""
+
+
+class FileState(NamedTuple):
+    """What changes when a file's content does: bytes, time of the last change, inode."""
+
+    size: int
+    mtime_ns: int
+    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +60,50 @@ def shard_digests(shards: Mapping[str, Path], cache: Path | None = None) -> dict
                 fresh[str(path)] = record
     if cache is not None and fresh:
         text = json.dumps({**_load(cache), **fresh}, indent=1, sort_keys=True)
-        write_file(cache, text.encode())
+        with contextlib.suppress(EvomergeError, OSError):  # no room or no right to: no cache
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_file(cache, text.encode())
     return digests
+
+
+def known_digests(files: Mapping[Path, FileState], cache: Path) -> dict[Path, str]:
+    """The digests that a cache has of files in just this state; nothing is read of them."""
+    known = _load(cache)
+    records = {path: known.get(str(path)) or {} for path in files}
+    return {
+        path: str(records[path]["blake2b"])
+        for path, state in files.items()
+        if _is_of(records[path], state)
+    }
+
+
+def file_state(descriptor: int) -> FileState:
+    """The state of an open file."""
+    found = os.fstat(descriptor)
+    return FileState(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def _digest(path: Path, known: Any) -> tuple[ShardDigest, dict[str, Any] | None]:
     """The digest, and what the cache may remember of it (None: changed too recently)."""
     with opened(path) as descriptor:
-        identity = _identity(descriptor)
-        if isinstance(known, dict) and known == {**identity, "blake2b": known.get("blake2b")}:
-            return ShardDigest(identity["size"], str(known["blake2b"])), known
+        state = file_state(descriptor)
+        if _is_of(known, state):
+            return ShardDigest(state.size, str(known["blake2b"])), known
         asked_at = time.time_ns()
-        record = {**identity, "blake2b": _blake2b(descriptor)}
-        if _identity(descriptor) != identity:
+        record = {**state._asdict(), "blake2b": _blake2b(descriptor)}
+        if file_state(descriptor) != state:
             raise CheckpointError("changed while it was read", place=shown(path))
-    settled = asked_at - identity["mtime_ns"] > _SETTLED
-    return ShardDigest(identity["size"], record["blake2b"]), record if settled else None
+    settled = asked_at - state.mtime_ns > _SETTLED
+    return ShardDigest(state.size, record["blake2b"]), record if settled else None
 
 
-def _identity(descriptor: int) -> dict[str, Any]:
-    found = os.fstat(descriptor)
-    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+def _is_of(record: Any, state: FileState) -> bool:
+    """Whether a cache's record is whole, and of a file in this state."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("blake2b"), str)
+        and record == {**state._asdict(), "blake2b": record["blake2b"]}
+    )
 
 
 def _blake2b(descriptor: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.checkpoint.digests import FileState, file_state
 from evomerge.checkpoint.header import Header, open_regular, parse_header
 from evomerge.checkpoint.names import shown
 from evomerge.errors import CheckpointError
@@ -89,9 +90,13 @@ class Shard:
             memory.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(memory, np.uint8)
 
-    def _look(self) -> tuple[int, int]:
-        found = os.fstat(self._open_descriptor())
-        return found.st_size, found.st_mtime_ns
+    @property
+    def state(self) -> FileState:
+        """Of the file when it was opened."""
+        return self._state
+
+    def _look(self) -> FileState:
+        return file_state(self._open_descriptor())
 
     def _open_descriptor(self) -> int:
         if self._descriptor is None:

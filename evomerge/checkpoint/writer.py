@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -42,6 +43,8 @@ class CheckpointWriter:
         layout: name, safetensors dtype word and shape of each tensor, in the order of the files.
         shard_size: bytes of tensors per shard; a larger tensor has a shard of its own.
         metadata: words for each header, beside ``{"format": "pt"}``.
+        digests: compute the shards' digests from pieces that come in the order of the bytes, one
+            at a time.
 
     Raises:
         CheckpointError: the layout names a tensor twice, or an unknown dtype.
@@ -56,6 +59,7 @@ class CheckpointWriter:
         *,
         shard_size: int = SHARD_SIZE,
         metadata: Mapping[str, str] | None = None,
+        digests: bool = False,
     ) -> None:
         self.folder = folder
         self._tensors = checked_layout(layout)
@@ -65,6 +69,7 @@ class CheckpointWriter:
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self._plans}
         self._lock = threading.Lock()
         self._descriptors: dict[str, int] = {}
+        self._followed = {s.name: _Follower(s.head) for s in self.shards} if digests else {}
         try:
             for shard in self.shards:
                 self._create(shard)
@@ -93,9 +98,10 @@ class CheckpointWriter:
         shard = self._places[name]
         offset = shard.offsets[name] + start * DTYPES[plan.dtype].size
         with explained(self.folder / shard.name):
-            _write_all(
-                self._descriptors[shard.name], bytes_of(piece.detach().cpu().contiguous()), offset
-            )
+            data = bytes_of(piece.detach().cpu().contiguous())
+            _write_all(self._descriptors[shard.name], data, offset)
+        if shard.name in self._followed:
+            self._followed[shard.name].add(offset, data)
         reach("checkpoint.mid-shard")
 
     def finish(self) -> None:
@@ -116,6 +122,13 @@ class CheckpointWriter:
         self.close()
         if len(self.shards) > 1:
             write_file(self.folder / "model.safetensors.index.json", index_json(self.shards))
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """blake2b (512 bits, hex) of the shards whose every byte went by in order, by name."""
+        ends = {shard.name: shard.size for shard in self.shards}
+        followed = self._followed.items()
+        return {n: f.blake2b.hexdigest() for n, f in followed if f.position == ends[n]}
 
     def close(self) -> None:
         """Close the files as they are."""
@@ -164,6 +177,20 @@ class CheckpointWriter:
 
     def _refused(self, cause: str) -> CheckpointError:
         return CheckpointError(cause, place=shown(self.folder))
+
+
+class _Follower:
+    """The digest of a file's first bytes, up to a position."""
+
+    def __init__(self, head: bytes) -> None:
+        self.blake2b = hashlib.blake2b(head)
+        self.position = len(head)
+
+    def add(self, offset: int, data: memoryview) -> None:
+        """Bytes from an offset on; those out of order are passed over."""
+        if offset == self.position:
+            self.blake2b.update(data)
+            self.position += len(data)
 
 
 def _joined(pieces: list[tuple[int, int]]) -> list[tuple[int, int]]:

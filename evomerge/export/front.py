@@ -112,6 +112,7 @@ def export_trial(
         target,
         dtype=lineage.dtype,
         shard_size=shard_size or (options.shard_size if options else None),
+        cache=study.folder / CACHE,
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from evomerge.errors import CheckpointError
@@ -24,13 +25,21 @@ def file_digest(path: Path) -> dict[str, int | str]:
     return {"size": size, "blake2b": digest.hexdigest()}
 
 
-def manifest(folder: Path, content: Mapping[str, Any]) -> bytes:
-    """The manifest's bytes: the content, and the digest of every file that the folder holds."""
-    files = {
-        str(path.relative_to(folder)): file_digest(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+def manifest(
+    folder: Path, content: Mapping[str, Any], known: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """The manifest's bytes: the content, and the digest of every file that the folder holds.
+
+    Args:
+        known: digests of files that need not be read again, by their path within the folder.
+    """
+    files: dict[str, dict[str, int | str]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and path.name != MANIFEST:
+            found = known.get(name)
+            size = path.stat().st_size
+            files[name] = {"size": size, "blake2b": found} if found else file_digest(path)
     return (json.dumps({**content, "files": files}, indent=2) + "\n").encode()
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.caches import DIGESTS, cache_folder
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import parse_dtype
 from evomerge.checkpoint.models import Model, opened_in
@@ -61,26 +62,35 @@ def _write_recipe(
 ) -> Path:
     with Checkpoint.open(wanted.recipe.base) as base:
         bound = wanted.recipe.bind(base.tensors)
-    home = wanted.path.parent
+    home, cache = wanted.path.parent, cache_folder() / DIGESTS
     plan = bound.plan(wanted.recipe.method, wanted.parameters)
     lineage = Lineage(
         name=target.name,
-        base=parent("base", wanted.recipe.base, home=home),
-        models=tuple(parent(name, path, home=home) for name, path in wanted.recipe.models.items()),
+        base=parent("base", wanted.recipe.base, home=home, cache=cache),
+        models=tuple(
+            parent(name, path, home=home, cache=cache)
+            for name, path in wanted.recipe.models.items()
+        ),
         method=wanted.recipe.method,
         parameters=wanted.parameters,
         groups={group: len(names) for group, names in bound.groups.items()},
         dtype=dtype or wanted.dtype,
     )
     return write_checkpoint(
-        plan, lineage, target, dtype=lineage.dtype, shard_size=shard_size or wanted.shard_size
+        plan,
+        lineage,
+        target,
+        dtype=lineage.dtype,
+        shard_size=shard_size or wanted.shard_size,
+        cache=cache,
     )
 
 
 def _write_mergekit(
     wanted: MergekitFile, target: Path, text: str, *, dtype: str | None, shard_size: int | None
 ) -> Path:
-    parents = {name: parent(name, path, home=Path.cwd()) for name, path in wanted.models.items()}
+    home, cache = Path.cwd(), cache_folder() / DIGESTS
+    parents = {n: parent(n, path, home=home, cache=cache) for n, path in wanted.models.items()}
     base = parents.pop(BASE if wanted.based else next(iter(parents)))
     with ExitStack() as stack:
         opened = {name: opened_in(stack, path) for name, path in wanted.models.items()}
@@ -111,6 +121,7 @@ def _write_mergekit(
         shard_size=shard_size,
         inputs=inputs,
         files=files,
+        cache=cache,
     )
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from evomerge.checkpoint.adapter import Adapter
+from evomerge.checkpoint.caches import INDEX, cache_folder
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files import staged_folder
-from evomerge.checkpoint.models import Model, open_model, opened_in
+from evomerge.checkpoint.models import Model, open_model, opened_in, own_tensors
 from evomerge.checkpoint.names import listed
 from evomerge.errors import CheckpointError, UsageError
 from evomerge.export.card import model_card
 from evomerge.export.lineage import MANIFEST, Lineage, Parent
 from evomerge.export.manifest import manifest
 from evomerge.export.mergekit import mergekit_config
-from evomerge.merging.compatibility import scan_non_finite
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
 from evomerge.recipe.model_checks import stated_license
@@ -45,6 +45,7 @@ def write_checkpoint(
     replace: bool = False,
     inputs: Inputs | None = None,
     files: Mapping[str, bytes] = MappingProxyType({}),
+    cache: Path | None = None,
 ) -> Path:
     """Write a merged checkpoint with everything that belongs beside its tensors.
 
@@ -56,6 +57,7 @@ def write_checkpoint(
         shard_size: bytes; None takes 5 GB.
         inputs: from the open base and models, those of the plan; None where they are the same.
         files: written instead of what would be carried over or made under these names.
+        cache: a file that remembers digests; tables of magnitudes are kept by those it has.
 
     Returns:
         The target.
@@ -68,10 +70,16 @@ def write_checkpoint(
     with ExitStack() as stack:
         base = stack.enter_context(Checkpoint.open(lineage.base.path))
         models = {m.name: opened_in(stack, m.path) for m in lineage.models}
-        merger = Merger(*(inputs(base, models) if inputs else (base, models)))
+        if cache is not None:
+            for model in (base, *models.values()):
+                own_tensors(model).recall(cache)
+        merger = Merger(
+            *(inputs(base, models) if inputs else (base, models)), index=cache_folder() / INDEX
+        )
         with staged_folder(target, replace=replace) as folder:
-            merger.write(plan, folder, dtype=dtype, shard_size=shard_size or DEFAULT_SHARD_SIZE)
-            _check_finite(folder, target)
+            size = shard_size or DEFAULT_SHARD_SIZE
+            written = merger.write(plan, folder, dtype=dtype, shard_size=size, digests=True)
+            _check_finite(written.non_finite, target)
             _copy_side_files(base, models, folder)
             adapters = any(isinstance(model, Adapter) for model in models.values())
             if MERGEKIT not in files and not adapters:
@@ -79,7 +87,7 @@ def write_checkpoint(
             for name, content in files.items():
                 (folder / name).write_bytes(content)
             (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
-            (folder / MANIFEST).write_bytes(manifest(folder, lineage.to_json()))
+            (folder / MANIFEST).write_bytes(manifest(folder, lineage.to_json(), written.digests))
     return target
 
 
@@ -109,9 +117,7 @@ def _refuse_inside(target: Path, lineage: Lineage) -> None:
             )
 
 
-def _check_finite(folder: Path, target: Path) -> None:
-    with Checkpoint.open(folder) as written:
-        found = scan_non_finite(written)
+def _check_finite(found: Mapping[str, int], target: Path) -> None:
     if found:
         raise CheckpointError(
             f"the merge has {sum(found.values())} NaN or infinite entries, "

@@ -27,6 +27,7 @@ from evomerge.merging.magnitudes import (
 )
 from evomerge.merging.method import MergeMethod, Settings
 from evomerge.merging.scratch import Scratch
+from evomerge.merging.sources import Stored
 
 CHUNK = 2**18
 """Entries at a time: the buffers of a chunk stay in a core's cache."""
@@ -57,8 +58,8 @@ class Inputs:
     """
 
     name: str
-    base: Checkpoint
-    models: Sequence[Source]
+    base: Stored
+    models: Sequence[Stored | BoundAdapter]
     words: Sequence[str] = ()
     seed: int = 0
 
@@ -72,10 +73,10 @@ class Inputs:
         wide = any(source.entry(self.name).dtype == "F64" for source in self.stored(models))
         return torch.float64 if wide else torch.float32
 
-    def stored(self, models: Sequence[int]) -> list[Checkpoint]:
+    def stored(self, models: Sequence[int]) -> list[Stored]:
         """The base, and those of these models that are whole checkpoints."""
         sources = (self.base, *(self.models[i] for i in models))
-        return [source for source in sources if isinstance(source, Checkpoint)]
+        return [source for source in sources if not isinstance(source, BoundAdapter)]
 
     def adapted(self, models: Sequence[int]) -> bool:
         """Whether one of these models is an adapter."""
@@ -121,7 +122,7 @@ class Stretch:
 
     def vector(self, model: int) -> Tensor:
         source = self._inputs.models[model]
-        if isinstance(source, Checkpoint):
+        if not isinstance(source, BoundAdapter):
             vector = self._load(source, "vector").sub_(self._base)
         else:
             vector = self._made(source, "vector")
@@ -135,7 +136,7 @@ class Stretch:
 
     def model(self, model: int) -> Tensor:
         source = self._inputs.models[model]
-        if isinstance(source, Checkpoint):
+        if not isinstance(source, BoundAdapter):
             return self._load(source, "model")
         return self._made(source, "model").add_(self._base)
 
@@ -154,39 +155,48 @@ class Stretch:
         source.fill(self._inputs.name, self._span[0], self._base, out, self._scratch)
         return out
 
-    def _load(self, source: Checkpoint, role: str) -> Tensor:
+    def _load(self, source: Stored, role: str) -> Tensor:
         """A checkpoint's entries in the dtype of the arithmetic, which holds them exactly."""
         stored = read(source, self._inputs.name, self._span, self._scratch)
         return self._scratch.buffer(role, self._kind, len(stored)).copy_(stored)
 
 
-def read(source: Checkpoint, name: str, span: tuple[int, int], scratch: Scratch) -> Tensor:
+def read(source: Stored, name: str, span: tuple[int, int], scratch: Scratch) -> Tensor:
     """Entries as stored, in memory that the next read overwrites."""
     start, stop = span
     kind = torch_dtype(source.entry(name).dtype)
     return source.read(name, start, stop, out=scratch.buffer("stored", kind, stop - start))
 
 
-def spans(count: int, most: int | None = None) -> Iterator[tuple[int, int]]:
-    """Start and stop of each chunk."""
+def spans(count: int, most: int | None = None, *, first: int = 0) -> Iterator[tuple[int, int]]:
+    """Start and stop of each chunk of the entries from the first on up to the count."""
     step = CHUNK if most is None else min(CHUNK, most)
-    for start in range(0, count, step):
+    for start in range(first, count, step):
         yield start, min(start + step, count)
 
 
-def merged(merge: TensorMerge, out: torch.dtype, scratch: Scratch) -> Iterator[Piece]:
+def merged(
+    merge: TensorMerge,
+    out: torch.dtype,
+    scratch: Scratch,
+    *,
+    within: tuple[int, int] | None = None,
+) -> Iterator[Piece]:
     """The merged tensor piece by piece: first entry, and the entries in the dtype of the output.
 
     A piece is overwritten by the next. From float64 to a half-width dtype torch rounds by way of
     float32.
+
+    Args:
+        within: only these entries; not for methods that need the whole tensor.
     """
+    first, stop = within or (0, merge.inputs.count)
     if merge.formula is not None:
-        yield from _blended(merge.inputs, merge.formula, out, scratch)
+        yield from _blended(merge.inputs, merge.formula, out, scratch, (first, stop))
         return
     kind = merge.inputs.arithmetic(merge.method.used(merge.settings))
-    count = merge.inputs.count
-    whole = merge.method.traits.whole and count > 0
-    for span in [(0, count)] if whole else spans(count):
+    whole = merge.method.traits.whole and stop > 0
+    for span in [(first, stop)] if whole else spans(stop, first=first):
         stretch = Stretch(merge.inputs, kind, span, scratch, merge.thresholds, merge.found)
         merge.method.combine(stretch, merge.settings)
         yield span[0], _stored(stretch.total, out, scratch)
@@ -225,25 +235,53 @@ def read_runs(
     for source in inputs.stored(models):
         word = source.entry(inputs.name).dtype
         room = scratch.buffer(f"stored {len(runs)}", torch_dtype(word), span[1] - span[0])
-        source.read(inputs.name, *span, out=room)
-        runs.append(Run(word, room.data_ptr()))
+        runs.append(Run(word, source.read(inputs.name, *span, out=room).data_ptr()))
     return runs
 
 
 def _blended(
-    inputs: Inputs, formula: Formula, out: torch.dtype, scratch: Scratch
+    inputs: Inputs, formula: Formula, out: torch.dtype, scratch: Scratch, within: tuple[int, int]
 ) -> Iterator[Piece]:
-    for start, stop in spans(inputs.count, COMPILED_CHUNK):
+    for start, stop in spans(within[1], COMPILED_CHUNK, first=within[0]):
         runs = read_runs(inputs, formula.models, (start, stop), scratch)
         piece = scratch.buffer("out", out, stop - start)
         blend(formula, Run(dtype_word(out), piece.data_ptr()), runs, (0, stop - start))
         yield start, piece
 
 
-def copied(source: Checkpoint, name: str, out: torch.dtype, scratch: Scratch) -> Iterator[Piece]:
+def copied(source: Stored, name: str, out: torch.dtype, scratch: Scratch) -> Iterator[Piece]:
     """A checkpoint's own tensor piece by piece; its very bits where the dtype is the same."""
     for span in spans(source.entry(name).count):
         yield span[0], _stored(read(source, name, span, scratch), out, scratch)
+
+
+class Tally:
+    """Counts the entries of several task vectors by their codes, stretch by stretch.
+
+    Args:
+        models: whose task vectors are counted, by their place.
+        compiled: use the compiled loops, which take the dtypes of base and models.
+    """
+
+    def __init__(self, models: Sequence[int], *, compiled: bool) -> None:
+        self._models = tuple(models)
+        self._compiled = Counting(len(models)) if compiled else None
+        self._counts = [torch.zeros(CODES, dtype=torch.int64) for _ in models]
+
+    def add(self, inputs: Inputs, span: tuple[int, int], scratch: Scratch) -> None:
+        """Count some entries of a tensor."""
+        if self._compiled is not None:
+            runs = read_runs(inputs, self._models, span, scratch)
+            self._compiled.add(runs, span[1] - span[0])
+            return
+        # A difference of float32 numbers has the same code whether float64 held it or not.
+        stretch = Stretch(inputs, inputs.arithmetic(self._models), span, scratch, {})
+        for counts, i in zip(self._counts, self._models, strict=True):
+            add_counts(counts, stretch.vector(i), scratch)
+
+    def counts(self) -> list[Tensor]:
+        """``(2**15,)`` int64 by model."""
+        return self._counts if self._compiled is None else self._compiled.counts()
 
 
 def magnitude_tables(
@@ -254,20 +292,11 @@ def magnitude_tables(
     Args:
         compiled: use the compiled loops, which take the dtypes of these checkpoints.
     """
-    if compiled:
-        counting = Counting(len(models))
-        for start, stop in spans(inputs.count, COMPILED_CHUNK):
-            counting.add(read_runs(inputs, models, (start, stop), scratch), stop - start)
-        pairs = zip(models, counting.counts(), strict=True)
-        return {i: MagnitudeTable.of(found, inputs.count) for i, found in pairs}
-    counts = {i: torch.zeros(CODES, dtype=torch.int64) for i in models}
-    # A difference of float32 numbers has the same code whether float64 held it or not.
-    kind = inputs.arithmetic(models)
-    for span in spans(inputs.count):
-        stretch = Stretch(inputs, kind, span, scratch, {})
-        for i in models:
-            add_counts(counts[i], stretch.vector(i), scratch)
-    return {i: MagnitudeTable.of(counts[i], inputs.count) for i in models}
+    tally = Tally(models, compiled=compiled)
+    for span in spans(inputs.count, COMPILED_CHUNK if compiled else None):
+        tally.add(inputs, span, scratch)
+    pairs = zip(models, tally.counts(), strict=True)
+    return {i: MagnitudeTable.of(found, inputs.count) for i, found in pairs}
 
 
 def _stored(entries: Tensor, out: torch.dtype, scratch: Scratch) -> Tensor:

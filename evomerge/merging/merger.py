@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,23 +32,16 @@ from evomerge.merging.entries import (
     merged,
     stretches,
 )
+from evomerge.merging.finite import non_finite
 from evomerge.merging.fused import Run, blend, fits, formula
-from evomerge.merging.magnitudes import MagnitudeTable, Threshold
-from evomerge.merging.method import (
-    Chunk,
-    MergeMethod,
-    Settings,
-    Surveying,
-    check_count,
-    check_settings,
-)
+from evomerge.merging.index import MagnitudeIndex, VectorKey
+from evomerge.merging.magnitudes import MagnitudeTable
+from evomerge.merging.method import Chunk, Settings, Surveying, check_count, check_settings
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
-
-TABLE_BYTES = 128_000_000
-"""What magnitude tables may take in memory; beyond that they are counted anew each time."""
+from evomerge.merging.to_disk import StreamedMerge
 
 FACTOR_BYTES = 256_000_000
 """What factors of adapters may take in memory; beyond that they are read anew each time."""
@@ -60,12 +53,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Written(NamedTuple):
+    """What is known of a checkpoint that was just written.
+
+    Attributes:
+        non_finite: how many entries are NaN or infinite, by tensor, where there are any.
+        digests: of shards by their name, as `CheckpointWriter.digests`.
+    """
+
+    non_finite: Mapping[str, int]
+    digests: Mapping[str, str]
+
+
 class Merger:
     """A base and its models, checked to fit each other.
 
-    Memory does not grow with the models: a few chunks per thread, tables of magnitudes up to
-    `TABLE_BYTES` and factors of adapters up to `FACTOR_BYTES`; for methods that need whole tensors
-    a few times the largest one, per thread.
+    Memory does not grow with the models: a few blocks or chunks, tables of magnitudes up to
+    `evomerge.merging.index.MEMORY_BYTES` and factors of adapters up to `FACTOR_BYTES`; for methods
+    that need whole tensors a few times the largest one, per thread.
     Threads: as many as torch may use in the thread that calls.
 
     Attributes:
@@ -73,6 +78,7 @@ class Merger:
         models: by name; checkpoints, open likewise, or adapters bound to the base.
         compiled: whether the compiled loops may be used, which give the same bits as torch; by
             default, where the base has more than `WORTH_COMPILED` entries.
+        index: the tables of magnitudes; given as the folder where they outlive the process.
         follows: a head that is stored although it is tied, to the embeddings that it is.
 
     Raises:
@@ -85,6 +91,7 @@ class Merger:
         models: Mapping[str, Model],
         *,
         compiled: bool | None = None,
+        index: Path | None = None,
     ) -> None:
         errors = [p.text for p in problems(base, models) if p.severity == "error"]
         if errors:
@@ -98,11 +105,10 @@ class Merger:
         self.follows = stored_twice(base, models)
         entries = sum(entry.count for entry in base.tensors.values())
         self.compiled = entries > WORTH_COMPILED if compiled is None else compiled
+        self.index = MagnitudeIndex(index)
         self._pool = Pool(
             [n for n, e in base.tensors.items() if merges(e) and n not in self.follows]
         )
-        self._tables: dict[tuple[str, str], MagnitudeTable] = {}
-        self._table_bytes = 0
         self._idle: list[Scratch] = []
 
     def tensor(
@@ -137,7 +143,8 @@ class Merger:
         *,
         dtype: str | None = None,
         shard_size: int = SHARD_SIZE,
-    ) -> None:
+        digests: bool = False,
+    ) -> Written:
         """Write all tensors as shards with their index; nothing else.
 
         Args:
@@ -145,6 +152,7 @@ class Merger:
             folder: exists, as `evomerge.checkpoint.files.staged_folder` gives it.
             dtype: of the merged tensors; None keeps the base's, tensor by tensor.
             shard_size: bytes per shard.
+            digests: compute those of the shards while their bytes are at hand.
 
         Raises:
             CheckpointError: a file changed, or the plan names a tensor that is not there.
@@ -155,13 +163,22 @@ class Merger:
         words = {name: self.word(name, dtype) for name in self.base.tensors}
         layout = [(name, words[name], entry.shape) for name, entry in self.base.tensors.items()]
 
+        bad: dict[str, int] = dict.fromkeys(words, 0)
+
         def write_one(name: str) -> None:
             for start, piece in self.pieces(name, plan, words[name]):
+                bad[name] += non_finite(piece)
                 writer.write(name, start, piece)
 
-        with CheckpointWriter(folder, layout, shard_size=shard_size) as writer:
-            self.spread(write_one, words)
+        with CheckpointWriter(folder, layout, shard_size=shard_size, digests=digests) as writer:
+            if method_named(plan.method).traits.whole:
+                self.spread(write_one, words)
+            else:
+                threads = torch.get_num_threads()
+                with _one_thread_each():
+                    StreamedMerge(self, plan, words, bad, threads=threads).write(writer)
             writer.finish()
+        return Written({name: count for name, count in bad.items() if count}, writer.digests)
 
     def check(self, plan: MergePlan) -> None:
         """Says whether a plan fits these checkpoints.
@@ -207,7 +224,7 @@ class Merger:
             word: safetensors dtype.
         """
         settings = None if plan is None else self.settings(name, plan)
-        with self._scratch() as scratch:
+        with self.scratch() as scratch:
             if plan is None or settings is None:
                 yield from copied(self.base, name, torch_dtype(word), scratch)
                 return
@@ -227,7 +244,7 @@ class Merger:
         settings = None if plan is None else self.settings(name, plan)
         if not self.compiled or plan is None or settings is None or not len(target):
             return False
-        with self._scratch() as scratch:
+        with self.scratch() as scratch:
             merge = self._merge(name, plan, settings, word, scratch)
         if merge.formula is None:
             return False
@@ -240,7 +257,7 @@ class Merger:
     def chunks(self, name: str) -> Iterator[Chunk]:
         """A tensor's chunks in order, to look at: with every model's whole task vector."""
         plan = MergePlan("task_arithmetic", tuple(self.models), {})
-        with self._scratch() as scratch:
+        with self.scratch() as scratch:
             yield from stretches(self._inputs(name, plan), range(len(self.models)), scratch)
 
     def spread(self, work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
@@ -256,73 +273,105 @@ class Merger:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _merge(
-        self, name: str, plan: MergePlan, settings: Settings, word: str, scratch: Scratch
-    ) -> TensorMerge:
+    def used(self, plan: MergePlan, settings: Settings) -> tuple[int, ...]:
+        """The models that a tensor with these settings depends on, by their place in the plan."""
+        return method_named(plan.method).used(settings)
+
+    def tables(
+        self, name: str, plan: MergePlan, settings: Settings
+    ) -> tuple[dict[int, MagnitudeTable], tuple[int, ...]]:
+        """The tables of magnitudes that the merge of a tensor needs: known ones, and the rest."""
         method = method_named(plan.method)
-        inputs = self._inputs(name, plan)
-        kept = self._thresholds(inputs, plan, method, settings, scratch)
-        used = method.used(settings)
-        form = formula(method, settings, kept) if self._fits(inputs, used, word) else None
+        densities = method.densities(settings)
+        if densities is None:
+            return {}, ()
+        sparse = [i for i in method.used(settings) if densities[i] < 1]
+        if method.traits.pooled:
+
+            def of_tensor(tensor: str) -> dict[int, MagnitudeTable]:
+                with self.scratch() as scratch:
+                    return self._counted(self._inputs(tensor, plan), plan.models, sparse, scratch)
+
+            return self._pool.tables(plan.models, sparse, of_tensor), ()
+        known = self._known(name, plan.models, sparse)
+        return known, tuple(i for i in sparse if i not in known)
+
+    def keep(self, name: str, model: str, table: MagnitudeTable) -> None:
+        """Remember a table that was counted."""
+        self.index.add(self._vector(name, model), table)
+
+    def merge_of(
+        self,
+        inputs: Inputs,
+        plan: MergePlan,
+        settings: Settings,
+        word: str,
+        tables: Mapping[int, MagnitudeTable],
+    ) -> TensorMerge:
+        """How a tensor is merged.
+
+        Args:
+            inputs: where its entries come from.
+            plan, settings: of the tensor.
+            word: safetensors dtype of the output.
+            tables: all that the merge needs.
+        """
+        method = method_named(plan.method)
+        densities, used = method.densities(settings) or (), method.used(settings)
+        thresholds = {i: table.threshold(densities[i]) for i, table in tables.items()}
+        kept = {i: threshold for i, threshold in thresholds.items() if threshold is not None}
+        form = formula(method, settings, kept) if self.fits(inputs, used, word) else None
         found = None
         if isinstance(method, Surveying):
             found = self._pool.survey(method, plan, used, self._inputs)
         return TensorMerge(inputs, method, settings, kept, form, found)
 
-    def _inputs(self, name: str, plan: MergePlan) -> Inputs:
-        models = [self.models[model] for model in plan.models]
-        return Inputs(name, self.base, models, plan.models, plan.seed)
-
-    def _fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
+    def fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
         """Whether the compiled loops take these models, beside the base and other dtypes."""
         if not self.compiled or inputs.adapted(models):
             return False
         return fits([*(s.entry(inputs.name).dtype for s in inputs.stored(models)), *words])
 
-    def _thresholds(
-        self,
-        inputs: Inputs,
-        plan: MergePlan,
-        method: MergeMethod,
-        settings: Settings,
-        scratch: Scratch,
-    ) -> dict[int, Threshold]:
-        densities = method.densities(settings)
-        if densities is None:
-            return {}
-        sparse = [i for i in method.used(settings) if densities[i] < 1]
-        if method.traits.pooled:
+    def _merge(
+        self, name: str, plan: MergePlan, settings: Settings, word: str, scratch: Scratch
+    ) -> TensorMerge:
+        inputs = self._inputs(name, plan)
+        tables, unknown = self.tables(name, plan, settings)
+        tables |= self._counted(inputs, plan.models, unknown, scratch)
+        return self.merge_of(inputs, plan, settings, word, tables)
 
-            def of_tensor(name: str) -> dict[int, MagnitudeTable]:
-                return self._counted(self._inputs(name, plan), plan.models, sparse, scratch)
+    def _inputs(self, name: str, plan: MergePlan) -> Inputs:
+        models = [self.models[model] for model in plan.models]
+        return Inputs(name, self.base, models, plan.models, plan.seed)
 
-            tables = self._pool.tables(plan.models, sparse, of_tensor)
-        else:
-            tables = self._counted(inputs, plan.models, sparse, scratch)
-        found = {i: table.threshold(densities[i]) for i, table in tables.items()}
-        return {i: threshold for i, threshold in found.items() if threshold is not None}
+    def _known(
+        self, name: str, models: Sequence[str], wanted: Sequence[int]
+    ) -> dict[int, MagnitudeTable]:
+        found = {i: self.index.find(self._vector(name, models[i])) for i in wanted}
+        return {i: table for i, table in found.items() if table is not None}
 
     def _counted(
         self, inputs: Inputs, models: Sequence[str], wanted: Sequence[int], scratch: Scratch
     ) -> dict[int, MagnitudeTable]:
         """One tensor's tables of some models, counted if they are not known."""
-        known = {i: self._tables.get((inputs.name, models[i])) for i in wanted}
-        unknown = [i for i, table in known.items() if table is None]
+        known = self._known(inputs.name, models, wanted)
+        unknown = [i for i in wanted if i not in known]
         if unknown:
-            compiled = self._fits(inputs, unknown)
+            compiled = self.fits(inputs, unknown)
             counted = magnitude_tables(inputs, unknown, scratch, compiled=compiled)
-            known.update(counted)
             for i, table in counted.items():
-                self._keep((inputs.name, models[i]), table)
-        return {i: table for i, table in known.items() if table is not None}
+                self.keep(inputs.name, models[i], table)
+            known |= counted
+        return known
 
-    def _keep(self, key: tuple[str, str], table: MagnitudeTable) -> None:
-        if self._table_bytes + table.size <= TABLE_BYTES:
-            self._tables[key] = table
-            self._table_bytes += table.size
+    def _vector(self, name: str, model: str) -> VectorKey:
+        source = self.models[model]
+        digest = None if isinstance(source, BoundAdapter) else source.identity(name)
+        count = self.base.entry(name).count
+        return VectorKey(name, model, count, self.base.identity(name), digest)
 
     @contextmanager
-    def _scratch(self) -> Iterator[Scratch]:
+    def scratch(self) -> Iterator[Scratch]:
         """Buffers that no other thread uses meanwhile."""
         try:
             scratch = self._idle.pop()

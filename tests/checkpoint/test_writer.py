@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 
@@ -249,3 +250,22 @@ with staged_folder(Path(sys.argv[1])) as folder:
     )
     assert run.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shard_size", [30, 10**9])
+def test_shards_are_digested_as_they_are_written(tmp_path: Path, shard_size: int) -> None:
+    with CheckpointWriter(tmp_path, LAYOUT, shard_size=shard_size, digests=True) as writer:
+        for shard in writer.shards:
+            for name in shard.offsets:
+                writer.write(name, 0, TENSORS[name].flatten())
+        writer.finish()
+    shards = tmp_path.glob("*.safetensors")
+    assert writer.digests == {s.name: blake2b(s.read_bytes()).hexdigest() for s in shards}
+
+
+def test_pieces_out_of_order_leave_no_digest(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path, [("t", "F32", (2,))], digests=True) as writer:
+        writer.write("t", 1, torch.zeros(1))
+        writer.write("t", 0, torch.zeros(1))
+        writer.finish()
+    assert writer.digests == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,9 @@ def test_a_damaged_manifest_is_our_error(folder: Path, text: str) -> None:
 def test_a_folder_without_one_is_no_export(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not an export"):
         verify(tmp_path)
+
+
+def test_digests_that_are_known_are_not_computed_again(folder: Path) -> None:
+    plain = manifest(folder, {"format": 1})
+    digest = hashlib.blake2b(b"weights").hexdigest()
+    assert manifest(folder, {"format": 1}, {"model.safetensors": digest}) == plain

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.interfaces import Need
 from evomerge.recipe.campaign import Campaign
+from evomerge.study.inputs import CACHE
 from evomerge.study.workers.messages import Job
 
 if TYPE_CHECKING:
@@ -93,9 +94,13 @@ class Subjects:
 
     @cached_property
     def _merger(self) -> Merger:
+        from evomerge.checkpoint.caches import INDEX, cache_folder
+        from evomerge.checkpoint.models import own_tensors
         from evomerge.merging.merger import Merger
 
-        return Merger(self._base, self._models)
+        for model in (self._base, *self._models.values()):
+            own_tensors(model).recall(self._campaign.study / CACHE)
+        return Merger(self._base, self._models, index=cache_folder() / INDEX)
 
     @cached_property
     def _live(self) -> tuple[LiveModel, LiveMerge]:
