@@ -1,10 +1,10 @@
 """The tables of magnitudes that were counted before: in memory, and on disk for other processes.
 
 A table on disk has the name of what it was counted from: the digests of the base's and the model's
-shard, the tensor's place in each, and the rule. Path, size and times do not name a content, so they are no
-key; a digest costs more than counting, so none is computed for this: `Checkpoint.identity` gives
-those that somebody had to compute anyway, and without one the table stays in memory. Files appear
-by rename and carry their own digest: deleted, damaged or cut short ones are counted anew.
+shard, the tensor's place in each, and the rule. Path, size and times do not name a content, so they
+are no key; a digest costs more than counting, so none is computed for this: `Checkpoint.identity`
+gives those that somebody had to compute anyway, and without one the table stays in memory. Files
+appear by rename and carry their own digest: deleted, damaged or cut ones are counted anew.
 """
 
 from __future__ import annotations
