@@ -155,4 +155,4 @@ def test_another_process_with_another_hash_seed_proposes_the_same() -> None:
         for seed in ("1", "2")
     ]
     assert answers[0] == answers[1]
-    assert len(answers[0].splitlines()) == 16
+    assert len(answers[0].splitlines()) >= 16
