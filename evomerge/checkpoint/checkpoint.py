@@ -264,10 +264,9 @@ def _unreadable(place: Path, spoken: str) -> CheckpointError:
         )
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", spoken) and not spoken.startswith("."):
         name, _, revision = spoken.partition("@")
-        flag = f" --revision {revision}" if revision else ""
         return CheckpointError(
-            f"there is no folder {quoted(spoken)}; if it is a model of the Hugging Face hub, "
-            "download it first: this version reads local folders and .safetensors files",
-            command=f"hf download {name}{flag} --local-dir {name.split('/')[1]}",
+            f"there is no folder {quoted(spoken)}; a model of the Hugging Face hub is written with "
+            f"its revision, {name}@{revision or 'main'}",
+            place=shown(place),
         )
     return CheckpointError("there is no such folder or file", place=shown(place))

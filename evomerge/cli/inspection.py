@@ -29,10 +29,13 @@ def inspect(*, base: Path, models: tuple[Path, ...], as_json: bool) -> None:
     one magnitude; what is left of them at some densities, and the size of a ComPEFT file; kinship
     (cosine, Pearson, Euclidean) and conflicts of sign. JSON has kinship by layer too.
     """
+    from evomerge.checkpoint.hub import located
     from evomerge.recipe.template import model_names
     from evomerge.report.inspection import inspection
 
-    tables: dict[str, Any] = inspection(base, model_names(models))
+    tables: dict[str, Any] = inspection(
+        located(base), {name: located(path) for name, path in model_names(models).items()}
+    )
     if as_json:
         emit_one(tables, as_json=True)
         return

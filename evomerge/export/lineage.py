@@ -27,6 +27,7 @@ class Parent:
             that a published card says nothing of the machine.
         shards: file name to ``{"size": bytes, "blake2b": hex}``.
         license: as its model card says it; None where it says none.
+        commit: of the hub's repository `spoken`; None for a folder that is not from its cache.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Parent:
     spoken: str
     shards: Mapping[str, Mapping[str, int | str]]
     license: str | None = None
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,10 @@ def versions() -> dict[str, str]:
 
 
 def _parent(parent: Parent) -> dict[str, Any]:
+    hub = {} if parent.commit is None else {"commit": parent.commit}
     return {
         "path": parent.spoken,
+        **hub,
         "license": parent.license,
         "shards": {name: dict(digest) for name, digest in parent.shards.items()},
     }

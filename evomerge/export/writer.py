@@ -13,6 +13,7 @@ from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.caches import INDEX, cache_folder
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files import staged_folder
+from evomerge.checkpoint.hub import origin
 from evomerge.checkpoint.models import Model, open_model, opened_in, own_tensors
 from evomerge.checkpoint.names import listed
 from evomerge.errors import CheckpointError, UsageError
@@ -103,8 +104,11 @@ def parent(name: str, path: Path, *, home: Path, cache: Path | None = None) -> P
             shard: {"size": digest.size, "blake2b": digest.blake2b}
             for shard, digest in model.digests(cache).items()
         }
+    license_name, found = stated_license(path), origin(path)
+    if found is not None:
+        return Parent(name, path, found.name, shards, license_name, found.revision)
     spoken = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
-    return Parent(name, path, spoken.as_posix(), shards, stated_license(path))
+    return Parent(name, path, spoken.as_posix(), shards, license_name)
 
 
 def _refuse_inside(target: Path, lineage: Lineage) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from evomerge.errors import CampaignError, UsageError
 from evomerge.recipe import merge_section, sections
 from evomerge.recipe.mergekit_file import MergekitFile, is_mergekit, mergekit_file
-from evomerge.recipe.reader import Section, byte_count, path_from, raise_all
+from evomerge.recipe.reader import Section, byte_count, model_path_from, path_from, raise_all
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.strict_yaml import Node, load, read
 
@@ -80,14 +80,13 @@ def _mergekit_path(folder: Path) -> Callable[[Node], Path]:
     """mergekit's paths start where it is started; what is not there may lie beside the file."""
 
     def parse(node: Node) -> Path:
+        beside = path_from(folder)(node)
         here = path_from(Path.cwd())(node)
-        return here if here.exists() else _existing(path_from(folder)(node), here)
+        if beside.exists() and not here.exists():
+            return beside
+        return model_path_from(Path.cwd(), bare=True)(node)
 
     return parse
-
-
-def _existing(path: Path, otherwise: Path) -> Path:
-    return path if path.exists() else otherwise
 
 
 def _read(top: Section, path: Path) -> MergeRecipe:

@@ -23,8 +23,8 @@ from evomerge.recipe.reader import (
     got,
     integer,
     listing,
+    model_path_from,
     nearest,
-    path_from,
     text,
     word,
 )
@@ -55,7 +55,7 @@ def merge_recipe(top: Section, folder: Path) -> tuple[Recipe, dict[str, float]]:
 
 def _recipe(top: Section, folder: Path) -> tuple[Recipe, Section]:
     _refuse_mergekit(top)
-    base = top.require("base", path_from(folder), "the folder of the base model")
+    base = top.require("base", model_path_from(folder), "the folder of the base model")
     models = top.require("models", lambda node: _models(node, top), "names and folders of models")
     merge = top.section("merge") or Section(Node({}, top.node.place), "merge", top.problems)
     if "method" in merge:
@@ -142,7 +142,7 @@ def _models(node: Node, top: Section) -> dict[str, Section]:
 
 
 def _model_path(part: Section, folder: Path) -> Path:
-    return part.require("path", path_from(folder), "the folder of the model")
+    return part.require("path", model_path_from(folder), "the folder of the model")
 
 
 def _pins(

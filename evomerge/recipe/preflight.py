@@ -66,9 +66,8 @@ def _with_hub_hint(error: EvomergeError, folder: Path, path: Path) -> EvomergeEr
     if path.exists() or len(words) != 2:
         return error
     model = "/".join(words)
-    cause = f"{error.cause}; if {model} is a model of the hub, download it first"
-    command = f"hf download {model} --local-dir {words[1]}"
-    return type(error)(cause, place=error.place, command=command)
+    cause = f"{error.cause}; a model of the hub is written with its revision, {model}@main"
+    return type(error)(cause, place=error.place, command=error.command)
 
 
 def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from evomerge.errors import CampaignError, UsageError
+from evomerge.checkpoint.hub import hub_id, snapshot
+from evomerge.errors import CampaignError, CheckpointError, UsageError
 from evomerge.recipe.strict_yaml import Node, Place
 
 T = TypeVar("T")
@@ -22,7 +23,6 @@ Parser = Callable[[Node], T]
 
 SHOWN = 5
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)@([\w./-]+)")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -274,14 +274,33 @@ def path_from(folder: Path) -> Parser[Path]:
             raise error(
                 f"{got(node)} stands here; a folder or file on this machine is wanted", node
             )
-        if found := _HUB_ID.fullmatch(value):
-            download = f"hf download {found[1]} --revision {found[2]} --local-dir ..."
-            raise error(f"{got(node)} is an id of the hub; download it first: {download}", node)
         try:
             expanded = Path(value).expanduser()
         except RuntimeError:
             raise error(f"{got(node)} stands here; no home folder is known for it", node) from None
         return folder / expanded
+
+    return parse
+
+
+def model_path_from(folder: Path, *, bare: bool = False) -> Parser[Path]:
+    """Where a model lies: a path, or the snapshot of an id of the hub, ``org/name@revision``.
+
+    Args:
+        bare: ``org/name`` is an id too, where no such folder is.
+    """
+    local = path_from(folder)
+
+    def parse(node: Node) -> Path:
+        path = local(node)
+        found = hub_id(text(node), bare=bare)
+        if found is None or path.exists():
+            return path
+        try:
+            return snapshot(found)
+        except CheckpointError as problem:
+            place = str(node.place)
+            raise CampaignError(problem.cause, place=place, command=problem.command) from None
 
     return parse
 

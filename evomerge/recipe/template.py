@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.hub import hub_id, located
 from evomerge.checkpoint.models import open_model
 from evomerge.errors import UsageError
 from evomerge.merging.registry import METHODS
@@ -80,9 +81,9 @@ def campaign_text(base: Path, models: Sequence[Path], *, file: Path) -> str:
     if not models:
         raise UsageError("no model is named; a merge needs at least one beside the base")
     for model in models:
-        with open_model(model):
+        with open_model(located(model)):
             pass
-    with Checkpoint.open(base) as opened:
+    with Checkpoint.open(located(base)) as opened:
         names = [name for name, entry in opened.tensors.items() if entry.is_float]
     folder = file.absolute().parent
     return _TEXT.format(
@@ -131,7 +132,7 @@ def model_names(models: Sequence[Path]) -> Mapping[str, Path]:
     """A name for each model: the last part of its path, numbered where that is taken."""
     named: dict[str, Path] = {}
     for path in models:
-        stem = path.absolute().name.removesuffix(".safetensors")
+        stem = path.absolute().name.removesuffix(".safetensors").partition("@")[0]
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "model"
         taken = {"base", *named}
         choices = [name, *(f"{name}-{i}" for i in range(2, len(models) + 3))]
@@ -140,7 +141,10 @@ def model_names(models: Sequence[Path]) -> Mapping[str, Path]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """As the file says it: relative where the file's folder holds it, else absolute."""
+    """As the file says it: relative where the file's folder holds it, else absolute; an id of the
+    hub as it is."""
+    if not path.exists() and hub_id(path.as_posix()) is not None:
+        return _scalar(path.as_posix())
     whole = os.path.normpath(path.absolute())
     inside = Path(whole).is_relative_to(folder)
     return _scalar(os.path.relpath(whole, folder) if inside else whole)

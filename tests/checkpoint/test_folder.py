@@ -232,7 +232,7 @@ def test_other_files_and_names_of_the_hub_are_refused(tmp_path: Path) -> None:
     assert "neither a folder nor a .safetensors file" in cause(archive)
     assert "no such folder" in cause(tmp_path / "none")
     message = cause("some-org/Some-Model.7B@v2")
-    assert "hf download some-org/Some-Model.7B --revision v2 --local-dir Some-Model.7B" in message
+    assert "with its revision, some-org/Some-Model.7B@v2" in message
 
 
 def test_side_files_are_what_an_export_carries_over(folder: Path) -> None:

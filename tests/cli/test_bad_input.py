@@ -192,7 +192,7 @@ MODELS: Mapping[str, tuple[Arrange, tuple[str, ...]]] = {
     "an adapter of another kind": (ia3_adapter, ("adapter_config.json", "IA3", "only LORA")),
     "an id of the hub": (
         edit("math: math", "math: org/model"),
-        ("org/model", "hf download org/model"),
+        ("org/model", "is written with its revision, org/model@main"),
     ),
 }
 
@@ -269,7 +269,7 @@ FILES: Mapping[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     ),
     "an id of the hub with revision": (
         ("base: base", "base: org/model@main"),
-        (":1:7:", "an id of the hub", "hf download org/model --revision main"),
+        (":1:7:", "not on this machine", "hf download org/model --revision main"),
     ),
     "no workers": (("budget:", "workers: 0\nbudget:"), (":8:10:", "workers", "1 or more")),
     "no file of the objective": (

@@ -69,8 +69,7 @@ def test_all_broken_models_are_named_at_once(make: Make, tmp_path: Path) -> None
 def test_a_model_that_may_be_on_the_hub_says_how_to_get_it(make: Make, tmp_path: Path) -> None:
     three(make)
     (found,) = errors(make, tmp_path, TEXT.replace("math: math", "math: org/math"))
-    assert "if org/math is a model of the hub, download it first" in found
-    assert "hf download org/math --local-dir math" in found
+    assert "a model of the hub is written with its revision, org/math@main" in found
 
 
 def test_shapes_that_differ(make: Make, tmp_path: Path) -> None:
