@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -23,6 +23,7 @@ from evomerge.checkpoint.layout import (
     plan_shards,
 )
 from evomerge.checkpoint.names import quoted, shown
+from evomerge.checkpoint.ordered import OrderedFile
 from evomerge.errors import CheckpointError
 from evomerge.faults import reach
 
@@ -43,8 +44,8 @@ class CheckpointWriter:
         layout: name, safetensors dtype word and shape of each tensor, in the order of the files.
         shard_size: bytes of tensors per shard; a larger tensor has a shard of its own.
         metadata: words for each header, beside ``{"format": "pt"}``.
-        digests: compute the shards' digests from pieces that come in the order of the bytes, one
-            at a time.
+        ordered: pieces come in the order of the bytes, one at a time; shards are then digested,
+            and written past the page cache where that can be done.
 
     Raises:
         CheckpointError: the layout names a tensor twice, or an unknown dtype.
@@ -59,7 +60,7 @@ class CheckpointWriter:
         *,
         shard_size: int = SHARD_SIZE,
         metadata: Mapping[str, str] | None = None,
-        digests: bool = False,
+        ordered: bool = False,
     ) -> None:
         self.folder = folder
         self._tensors = checked_layout(layout)
@@ -69,10 +70,10 @@ class CheckpointWriter:
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self._plans}
         self._lock = threading.Lock()
         self._descriptors: dict[str, int] = {}
-        self._followed = {s.name: _Follower(s.head) for s in self.shards} if digests else {}
+        self._ordered: dict[str, OrderedFile] = {}
         try:
             for shard in self.shards:
-                self._create(shard)
+                self._create(shard, ordered=ordered)
         except BaseException:
             self.close()
             raise
@@ -99,9 +100,11 @@ class CheckpointWriter:
         offset = shard.offsets[name] + start * DTYPES[plan.dtype].size
         with explained(self.folder / shard.name):
             data = bytes_of(piece.detach().cpu().contiguous())
-            _write_all(self._descriptors[shard.name], data, offset)
-        if shard.name in self._followed:
-            self._followed[shard.name].add(offset, data)
+            file = self._ordered.get(shard.name)
+            if file is not None and file.position == offset:
+                file.add(data)
+            else:
+                _write_all(self._descriptors[shard.name], data, offset)
         reach("checkpoint.mid-shard")
 
     def finish(self) -> None:
@@ -118,6 +121,8 @@ class CheckpointWriter:
                 )
         for name, descriptor in self._descriptors.items():
             with explained(self.folder / name):
+                if name in self._ordered:
+                    self._ordered[name].close()
                 os.fsync(descriptor)
         self.close()
         if len(self.shards) > 1:
@@ -125,13 +130,15 @@ class CheckpointWriter:
 
     @property
     def digests(self) -> dict[str, str]:
-        """blake2b (512 bits, hex) of the shards whose every byte went by in order, by name."""
-        ends = {shard.name: shard.size for shard in self.shards}
-        followed = self._followed.items()
-        return {n: f.blake2b.hexdigest() for n, f in followed if f.position == ends[n]}
+        """blake2b (512 bits, hex) of the shards whose every byte came in order, by name."""
+        found = {name: file.blake2b for name, file in self._ordered.items()}
+        return {name: digest for name, digest in found.items() if digest is not None}
 
     def close(self) -> None:
         """Close the files as they are."""
+        for file in self._ordered.values():
+            with contextlib.suppress(OSError):  # of a write that nobody waits for any more
+                file.close()
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
@@ -146,13 +153,18 @@ class CheckpointWriter:
     ) -> None:
         self.close()
 
-    def _create(self, shard: ShardPlan) -> None:
+    def _create(self, shard: ShardPlan, *, ordered: bool) -> None:
         path = self.folder / shard.name
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with explained(path):
             self._descriptors[shard.name] = os.open(path, flags, 0o666)  # less the umask
             _preallocate(self._descriptors[shard.name], shard.size)
-            _write_all(self._descriptors[shard.name], memoryview(shard.head), 0)
+            if ordered:
+                descriptor = self._descriptors[shard.name]
+                file = self._ordered[shard.name] = OrderedFile(path, descriptor, shard.size)
+                file.add(memoryview(shard.head))
+            else:
+                _write_all(self._descriptors[shard.name], memoryview(shard.head), 0)
 
     def _checked(self, name: str, start: int, piece: torch.Tensor) -> TensorPlan:
         plan = self._plans.get(name)
@@ -177,20 +189,6 @@ class CheckpointWriter:
 
     def _refused(self, cause: str) -> CheckpointError:
         return CheckpointError(cause, place=shown(self.folder))
-
-
-class _Follower:
-    """The digest of a file's first bytes, up to a position."""
-
-    def __init__(self, head: bytes) -> None:
-        self.blake2b = hashlib.blake2b(head)
-        self.position = len(head)
-
-    def add(self, offset: int, data: memoryview) -> None:
-        """Bytes from an offset on; those out of order are passed over."""
-        if offset == self.position:
-            self.blake2b.update(data)
-            self.position += len(data)
 
 
 def _joined(pieces: list[tuple[int, int]]) -> list[tuple[int, int]]:

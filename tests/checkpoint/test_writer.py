@@ -254,7 +254,7 @@ with staged_folder(Path(sys.argv[1])) as folder:
 
 @pytest.mark.parametrize("shard_size", [30, 10**9])
 def test_shards_are_digested_as_they_are_written(tmp_path: Path, shard_size: int) -> None:
-    with CheckpointWriter(tmp_path, LAYOUT, shard_size=shard_size, digests=True) as writer:
+    with CheckpointWriter(tmp_path, LAYOUT, shard_size=shard_size, ordered=True) as writer:
         for shard in writer.shards:
             for name in shard.offsets:
                 writer.write(name, 0, TENSORS[name].flatten())
@@ -264,7 +264,7 @@ def test_shards_are_digested_as_they_are_written(tmp_path: Path, shard_size: int
 
 
 def test_pieces_out_of_order_leave_no_digest(tmp_path: Path) -> None:
-    with CheckpointWriter(tmp_path, [("t", "F32", (2,))], digests=True) as writer:
+    with CheckpointWriter(tmp_path, [("t", "F32", (2,))], ordered=True) as writer:
         writer.write("t", 1, torch.zeros(1))
         writer.write("t", 0, torch.zeros(1))
         writer.finish()
