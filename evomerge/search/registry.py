@@ -24,6 +24,8 @@ SAMPLERS = Registry(
         "auto": "evomerge.search.auto:make",
         "random": "evomerge.search.quasirandom:random",
         "sobol": "evomerge.search.quasirandom:sobol",
+        "greedy_soup": "evomerge.search.soup:make",
+        "kinship": "evomerge.search.kin:make",
         "cma": "evomerge.search.from_nevergrad:cma",
         "margin": "evomerge.search.margin:make",
         "nsga2": "evomerge.search.from_optuna:nsga2",

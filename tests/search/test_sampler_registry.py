@@ -13,7 +13,7 @@ from evomerge.interfaces import SearchProblem
 from evomerge.search.registry import SAMPLERS, check_name, make_sampler, prefixed_names
 from evomerge.space import Parameter, Space
 
-ONE = Space((Parameter("x", 0.0, 1.0), Parameter("y", 0.0, 1.0)))
+ONE = Space((Parameter("x/all/weight", 0.0, 1.0), Parameter("y/all/weight", 0.0, 1.0)))
 
 
 @pytest.mark.parametrize("name", [*SAMPLERS.own, *prefixed_names()])
