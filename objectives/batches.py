@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 Row = TypeVar("Row")
+_SIZES = {"cpu": 8, "cuda": 64}
 
 
 @dataclass
@@ -21,6 +22,11 @@ class Batches:
     """
 
     size: int
+
+    @classmethod
+    def on(cls, device: torch.device, size: int | None) -> Batches:
+        """Of the size that is given, else 8 rows on a CPU and 64 on a GPU."""
+        return cls(size or _SIZES.get(device.type, _SIZES["cpu"]))
 
     def run(
         self,

@@ -69,7 +69,6 @@ OPTIONS = (
     "system",
     "chat",
 )
-BATCH_SIZES = {"cpu": 8, "cuda": 64}
 _log = logging.getLogger("evomerge")
 
 
@@ -150,6 +149,7 @@ class JsonlObjective:
         """
         import torch
 
+        from evomerge.objectives.batches import Batches
         from evomerge.objectives.judging import Bench
 
         language = subject.language
@@ -161,7 +161,9 @@ class JsonlObjective:
         wanted = range(self.count) if items is None else items
         with torch.inference_mode():
             encoded = self._encode(subject, language, wanted)
-            bench = Bench(language, self._fitting(subject.device.type), subject.device)
+            if self._batches is None:  # kept: what did not fit once is not tried again
+                self._batches = Batches.on(subject.device, self._batch_size)
+            bench = Bench(language, self._batches, subject.device)
             chosen = [self._items[i] for i in wanted]
             verdicts, rates = self._judge(bench, chosen, encoded)
         return self._metrics.answer({m: _scores(v, rates) for m, v in verdicts.items()})
@@ -205,15 +207,6 @@ class JsonlObjective:
             ]
             for metric in metrics
         }, rates
-
-    def _fitting(self, device: str) -> Batches:
-        """Kept from one candidate to the next: what did not fit once is not tried again."""
-        from evomerge.objectives.batches import Batches
-
-        if self._batches is None:
-            size = self._batch_size or BATCH_SIZES.get(device, BATCH_SIZES["cpu"])
-            self._batches = Batches(size)
-        return self._batches
 
     def _encode(
         self, subject: LiveModel, language: LanguageModel, wanted: Sequence[int]

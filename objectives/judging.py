@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -52,10 +51,10 @@ def likelihoods(bench: Bench, encoded: Sequence[Encoded]) -> list[list[Likelihoo
     found = reader.of([tokens.requests for tokens in encoded])
     return [
         [
-            Likelihood(math.fsum(logs), len(logs), size, chars)
-            for logs, size, chars in zip(sets, tokens.sizes, tokens.chars, strict=True)
+            Likelihood(reading.total, len(reading.logs), size, chars)
+            for reading, size, chars in zip(readings, tokens.sizes, tokens.chars, strict=True)
         ]
-        for sets, tokens in zip(found, encoded, strict=True)
+        for readings, tokens in zip(found, encoded, strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ to where they part, if that is worth it; which way an item goes follows from the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,27 @@ class Shape:
     keep: int
 
 
-Answers = list[list[list[float]]]
-"""Log-probabilities by set, request and scored token."""
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of one request.
+
+    Attributes:
+        logs: natural logarithms of the scored tokens' probabilities.
+        greedy: whether each of them is the most probable one at its place.
+    """
+
+    logs: tuple[float, ...]
+    greedy: bool
+
+    @property
+    def total(self) -> float:
+        """Log-likelihood of the scored tokens together, in nats."""
+        return math.fsum(self.logs)
+
+
+Answers = list[list[Reading]]
+"""Readings by set and request."""
+_UNREAD = Reading((), True)
 _Key = tuple[int, tuple[int, ...]]
 _Logits = Callable[[Sequence[int], Tensor, int], Tensor]
 
@@ -70,7 +90,7 @@ class Likelihoods:
         self._share = share
 
     def of(self, sets: Sequence[Sequence[Request]]) -> Answers:
-        """Natural logarithms of the scored tokens' probabilities, by set, request and token.
+        """What the model makes of each request, by set.
 
         Requests that read the same tokens share a row: choices of one token cost one row
         together.
@@ -79,7 +99,7 @@ class Likelihoods:
             sets: each of one item; longer requests than the model's context are the caller's
                 mistake.
         """
-        answers: Answers = [[[] for _ in requests] for requests in sets]
+        answers: Answers = [[_UNREAD] * len(requests) for requests in sets]
         lengths: dict[int, list[int]] = {}
         for index, requests in enumerate(sets):
             lengths.setdefault(shared_length(requests) if self._share else 0, []).append(index)
@@ -155,8 +175,8 @@ class Likelihoods:
             asked = [(row, asker) for row, key in enumerate(chunk) for asker in rows[key]]
             requests = [(row, sets[index][place]) for row, (index, place) in asked]
             picked = _picked(table, requests, skip, shape)
-            for (_, (index, place)), logs in zip(asked, picked, strict=True):
-                answers[index][place] = logs
+            for (_, (index, place)), reading in zip(asked, picked, strict=True):
+                answers[index][place] = reading
 
         most = MOST_LOGITS // (shape.keep * self._language.vocabulary)
         self._batches.run(list(rows), work, most=most)
@@ -206,8 +226,8 @@ def _filled(rows: Sequence[tuple[int, ...]], size: int, length: int) -> Tensor:
 
 def _picked(
     table: Tensor, requests: Sequence[tuple[int, Request]], skip: int, shape: Shape
-) -> list[list[float]]:
-    """Entries of ``(rows, keep, vocabulary)`` that belong to the scored tokens of each request."""
+) -> list[Reading]:
+    """What ``(rows, keep, vocabulary)`` says of the scored tokens of each request."""
     rows: list[int] = []
     places: list[int] = []
     targets: list[int] = []
@@ -216,6 +236,12 @@ def _picked(
         rows += [row] * request.scored
         places += range(end - request.scored, end)
         targets += request.tokens[-request.scored :]
-    index = [torch.tensor(numbers, device=table.device) for numbers in (rows, places, targets)]
-    found = iter(table[tuple(index)].tolist())
-    return [[next(found) for _ in range(request.scored)] for _, request in requests]
+    numbers = [torch.tensor(column, device=table.device) for column in (rows, places, targets)]
+    logs = table[tuple(numbers)]
+    tops = logs == table.amax(dim=-1)[tuple(numbers[:2])]
+    found = iter(zip(logs.tolist(), tops.tolist(), strict=True))
+    readings = []
+    for _, request in requests:
+        mine = [next(found) for _ in range(request.scored)]
+        readings.append(Reading(tuple(log for log, _ in mine), all(top for _, top in mine)))
+    return readings

@@ -62,9 +62,9 @@ def flag(options: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def whole(options: Mapping[str, Any], name: str) -> int:
-    """A whole number from 0; 0 where the option is absent."""
-    value = options.get(name, 0)
+def whole(options: Mapping[str, Any], name: str, default: int = 0) -> int:
+    """A whole number from 0; `default` where the option is absent."""
+    value = options.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UsageError(f"{name} is {value!r}; a whole number from 0 is wanted")
     return value

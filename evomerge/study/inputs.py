@@ -62,13 +62,20 @@ def read_inputs(campaign: Campaign, folder: Path) -> tuple[Input, ...]:
 
 
 def _named_files(options: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files that an objective's options name, alone or before a colon: ``score.py:function``."""
+    """Files that an objective's options name, alone or before a colon: ``score.py:function``.
+
+    Of a folder of tasks, ``include_path``, all that are in it.
+    """
     for text in _texts(options):
         for name in (text, text.rpartition(":")[0]):
             path = folder / Path(name).expanduser() if name and "\0" not in name else None
             if path is not None and len(name) < 1024 and path.is_file():
                 yield name, path
                 break
+    tasks = options.get("include_path")
+    if isinstance(tasks, str) and "\0" not in tasks:
+        for path in sorted((folder / Path(tasks).expanduser()).glob("*.y*ml")):
+            yield f"{tasks}/{path.name}", path
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -240,8 +240,8 @@ FILES: Mapping[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     "lines of no method": (("sparse_signed", "lines:tis"), (":3:17:", "'ties'")),
     "no such objective": (("type: python, f", "type: pyton, f"), ("'pyton'", "'python'", "jsonl")),
     "a later objective": (
-        (NEAR, "type: lm_eval, task: gsm8k"),
-        (":5:38:", "'lm_eval' is not in this version yet", "jsonl"),
+        (NEAR, "type: http, url: somewhere"),
+        (":5:38:", "'http' is not in this version yet", "jsonl"),
     ),
     "a later budget": (
         ("trials: 6", "trials: 6, tokens: 20M"),

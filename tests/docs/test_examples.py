@@ -79,6 +79,10 @@ def run(block: Block, folder: Path) -> None:
             check_campaign(folder / "part.yaml", overlaid(whole, block.text))
         case "yaml", "recipe":
             check_recipe(folder / (block.file or "recipe.yaml"), block.text)
+        case "yaml", "task":
+            (folder / block.file).parent.mkdir(exist_ok=True)
+            (folder / block.file).write_text(block.text)
+            check_task(folder / block.file)
         case "python", "file":
             compile(block.text, block.file, "exec")
             (folder / block.file).write_text(block.text)
@@ -109,6 +113,17 @@ def check_recipe(path: Path, text: str) -> None:
     recipe = MergeRecipe.load(path)
     with Checkpoint.open(recipe.recipe.base) as base:
         recipe.recipe.bind(base.tensors).plan(recipe.recipe.method, recipe.parameters)
+
+
+def check_task(path: Path) -> None:
+    """Load it as lm-eval does, and count its items."""
+    code = (
+        "from pathlib import Path; from evomerge.objectives.registry import make; "
+        f"made = make('lm_eval', {{'task': {path.name!r}}}, folder=Path({str(path.parent)!r})); "
+        "assert made.count"
+    )
+    result = execute([sys.executable, "-c", code], path.parents[1])
+    assert result.returncode == 0, result.stderr
 
 
 def overlaid(whole: str, part: str) -> str:

@@ -39,7 +39,7 @@ def measured(language: LanguageModel, asked: list[Request], batch_size: int = 4)
     """Each request a set of its own."""
     with torch.inference_mode():
         reader = Likelihoods(language, Batches(batch_size), CPU)
-        return [found for (found,) in reader.of([[request] for request in asked])]
+        return [list(found.logs) for (found,) in reader.of([[request] for request in asked])]
 
 
 def choices(count: int, prompt: int, longest: int = 6) -> list[list[Request]]:
@@ -56,7 +56,8 @@ def choices(count: int, prompt: int, longest: int = 6) -> list[list[Request]]:
 
 def of_sets(language: LanguageModel, sets: list[list[Request]], *, share: bool = True) -> Any:
     with torch.inference_mode():
-        return Likelihoods(language, Batches(4), CPU, share=share).of(sets)
+        found = Likelihoods(language, Batches(4), CPU, share=share).of(sets)
+        return [[list(reading.logs) for reading in readings] for readings in found]
 
 
 def plain(language: Any, request: Request) -> torch.Tensor:
@@ -222,6 +223,16 @@ def test_a_model_that_cannot_share_reads_every_choice(language: LanguageModel) -
 )
 def test_what_is_shared_by_hand(texts: tuple[tuple[int, ...], ...], shared: int) -> None:
     assert shared_length([Request(tokens, 2) for tokens in texts]) == shared
+
+
+def test_whether_a_continuation_is_the_greedy_one(language: Any) -> None:
+    with torch.inference_mode():
+        ids = [65, 66, 67]
+        for _ in range(3):
+            ids.append(int(language.model(torch.tensor([ids]))[0, -1].argmax()))
+        asked = [[Request(tuple(ids), 3), Request((*ids[:-1], (ids[-1] + 1) % 256), 3)]]
+        (found,) = Likelihoods(language, Batches(4), CPU).of(asked)
+    assert [reading.greedy for reading in found] == [True, False]
 
 
 def test_batches_are_halved_where_the_memory_ends() -> None:

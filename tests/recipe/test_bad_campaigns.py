@@ -231,7 +231,6 @@ CASES = {
     "money": Bad("hours: 12", "money: 25.0", "16:23", "not in this version yet"),
     "ray": Bad("local", "ray", "18:9", "'ray' is not in this version yet"),
     "split signs": Bad("split_signs: false", "split_signs: 3", "10:16", "true or false"),
-    "lm_eval": Bad("jsonl", "lm_eval", "12:39", "not in this version yet"),
     "http": Bad("jsonl", "http", "12:39", "not in this version yet"),
     "compeft": Bad("sparse_signed", "compeft", "7:11", "not in this version yet"),
     "surrogate": Bad(
