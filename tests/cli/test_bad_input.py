@@ -241,7 +241,7 @@ FILES: Mapping[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     "no such objective": (("type: python, f", "type: pyton, f"), ("'pyton'", "'python'", "jsonl")),
     "a later objective": (
         (NEAR, "type: http, url: somewhere"),
-        (":5:38:", "'http' is not in this version yet", "jsonl"),
+        (":5:38:", "'http' is not in this version yet"),
     ),
     "a later budget": (
         ("trials: 6", "trials: 6, tokens: 20M"),

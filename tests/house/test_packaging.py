@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 FOLDERS = ("evomerge", "objectives", "surrogates")
-IMPORT_NAMES = {"PyYAML": "yaml", "optuna-dashboard": "optuna_dashboard"}
+IMPORT_NAMES = {"lm-eval": "lm_eval", "PyYAML": "yaml", "optuna-dashboard": "optuna_dashboard"}
 
 
 def modules_in_the_tree() -> set[str]:
