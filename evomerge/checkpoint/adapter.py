@@ -50,6 +50,16 @@ class LowRank(NamedTuple):
     transposed: bool
     magnitude: str | None
 
+    @property
+    def module(self) -> str:
+        """Its name in the model that was trained."""
+        return self.down.removeprefix(PREFIX).removesuffix(_EMBEDDING_DOWN).removesuffix(_DOWN)
+
+    @property
+    def embedding(self) -> bool:
+        """Whether the module is one."""
+        return self.down.endswith(_EMBEDDING_DOWN)
+
 
 class Addition(NamedTuple):
     """A stored tensor and its factor."""

@@ -83,6 +83,7 @@ class AdapterConfig:
         layers: of the modules that are adapted; None for all.
         layer_words: what stands before the layer's number; none means any word.
         base: the base model as training called it; None where it is not said.
+        task: PEFT's word for what the model does; None where it is not said.
     """
 
     rank: int
@@ -97,6 +98,7 @@ class AdapterConfig:
     layers: tuple[int, ...] | None
     layer_words: tuple[str, ...]
     base: str | None
+    task: str | None
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's factors."""
@@ -157,6 +159,7 @@ def parse_config(document: Mapping[str, Any], place: object) -> AdapterConfig:
         layers=reading.layers(),
         layer_words=reading.words("layers_pattern"),
         base=reading.text("base_model_name_or_path"),
+        task=reading.text("task_type"),
     )
 
 

@@ -22,6 +22,19 @@ def campaign_argument(command: F) -> F:
     return click.argument("campaign", type=PATH)(command)
 
 
+def adapter_options(command: F) -> F:
+    """``--lora`` and ``--rank``: a merge as an adapter."""
+    lora = click.option(
+        "--lora", is_flag=True, help="Write a LoRA adapter to the base, not a full checkpoint."
+    )
+    rank = click.option(
+        "--rank",
+        type=click.IntRange(min=1),
+        help="Of the adapter, at most; cuts what does not fit and says what is lost.",
+    )
+    return lora(rank(command))
+
+
 def checkpoint_options(command: F) -> F:
     """``--dtype`` and ``--shard-size`` of a written checkpoint."""
     dtype = click.option(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from evomerge.cli.arguments import PATH, checkpoint_options, study_argument
+from evomerge.cli.arguments import PATH, adapter_options, checkpoint_options, study_argument
 from evomerge.cli.output import say
 from evomerge.errors import UsageError
+
+if TYPE_CHECKING:
+    from evomerge.export.lineage import AdapterForm
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -18,39 +22,68 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 @click.argument("out", type=PATH)
 @click.option("--trial", type=click.IntRange(min=0), help="One trial instead of the Pareto set.")
 @checkpoint_options
+@adapter_options
 def export(
-    *, study: Path, out: Path, trial: int | None, dtype: str | None, shard_size: str | None
+    *,
+    study: Path,
+    out: Path,
+    trial: int | None,
+    dtype: str | None,
+    shard_size: str | None,
+    lora: bool,
+    rank: int | None,
 ) -> None:
     """Write the Pareto set, or one trial, as checkpoints that load anywhere.
 
     OUT receives a folder for each trial, and front.json and front.csv with the set. What is
     there already, and whole, is not written again.
     """
+    from evomerge.export.adapter import described
     from evomerge.export.front import export as written_by
     from evomerge.study.study import Study
 
     size = None if shard_size is None else parse_bytes(shard_size)
     with Study.read(study) as opened:
-        written = written_by(opened, out, trial=trial, dtype=dtype, shard_size=size)
+        written = written_by(
+            opened, out, trial=trial, dtype=dtype, shard_size=size, adapter=_form(lora, rank)
+        )
     for folder in written:
-        say(f"wrote {folder}")
+        say(f"wrote {described(folder)}")
 
 
 @click.command()
 @click.argument("recipe", type=PATH)
 @click.argument("out", type=PATH)
 @checkpoint_options
-def merge(*, recipe: Path, out: Path, dtype: str | None, shard_size: str | None) -> None:
+@adapter_options
+def merge(
+    *,
+    recipe: Path,
+    out: Path,
+    dtype: str | None,
+    shard_size: str | None,
+    lora: bool,
+    rank: int | None,
+) -> None:
     """Write one merge, without a search.
 
     RECIPE is a YAML file with `base`, `models` and `merge`, whose `parameters` are the numbers, or
     a file of mergekit. OUT is the new checkpoint's folder; it must not exist.
     """
+    from evomerge.export.adapter import described
     from evomerge.export.merge import write_merge
 
     size = None if shard_size is None else parse_bytes(shard_size)
-    write_merge(recipe, out, dtype=dtype, shard_size=size, note=say)
-    say(f"wrote {out}")
+    write_merge(recipe, out, dtype=dtype, shard_size=size, adapter=_form(lora, rank), note=say)
+    say(f"wrote {described(out)}")
+
+
+def _form(lora: bool, rank: int | None) -> AdapterForm | None:
+    from evomerge.export.lineage import AdapterForm
+
+    if rank is not None and not lora:
+        raise UsageError("--rank is of an adapter; it needs --lora")
+    return AdapterForm(rank) if lora else None
 
 
 def parse_bytes(text: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
 
-from evomerge.export.lineage import MANIFEST, Lineage
+from evomerge.export.lineage import MANIFEST, AdapterForm, Lineage
 from evomerge.trial import SPLITS, Measured, Split
 
 SPLIT_MEANING: Mapping[Split, str] = {
@@ -24,6 +24,8 @@ def model_card(lineage: Lineage) -> str:
         _origin(lineage),
         _models(lineage),
     ]
+    if lineage.adapter is not None:
+        parts.append(_adapter(lineage.adapter))
     if lineage.scores:
         parts.append(_scores(lineage))
     parts += [_parameters(lineage), _licences(lineage)]
@@ -43,6 +45,13 @@ def _front_matter(lineage: Lineage) -> str:
         "library_name": "transformers",
         "tags": ["merge", "evomerge"],
     }
+    if lineage.adapter is not None:
+        matter |= {
+            "base_model": lineage.base.spoken,
+            "base_model_relation": "adapter",
+            "library_name": "peft",
+            "tags": ["merge", "lora", "evomerge"],
+        }
     license_name = common_license(lineage)
     if license_name:
         matter["license"] = license_name
@@ -57,6 +66,17 @@ def _origin(lineage: Lineage) -> str:
         f"the method `{lineage.method}`, found by evomerge. `{MANIFEST}` holds the recipe, the "
         "digests of all parents and the seed: what is needed to make this checkpoint again."
     )
+
+
+def _adapter(adapter: AdapterForm) -> str:
+    loss = (
+        f"the merge cut to that rank: {adapter.error:.3g} of its change is lost (relative, in the "
+        "Frobenius norm)"
+        if adapter.error
+        else "the merge itself, but for one rounding of each entry"
+    )
+    text = f"A LoRA adapter of rank {adapter.rank} to the base, {loss}."
+    return f"{text} The scale is folded into its factors: `lora_alpha` equals `r`."
 
 
 def _models(lineage: Lineage) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from evomerge.checkpoint.dtypes import parse_dtype
 from evomerge.checkpoint.files import write_file
 from evomerge.errors import EvomergeError, StudyError, StudyMismatchError, UsageError
-from evomerge.export.lineage import MANIFEST, Lineage
+from evomerge.export.adapter import write_lora
+from evomerge.export.lineage import MANIFEST, AdapterForm, Lineage
 from evomerge.export.manifest import read_manifest, verify
 from evomerge.export.writer import parent, write_checkpoint
 from evomerge.report.summary import front_rows
@@ -21,6 +22,7 @@ from evomerge.study.study import Study
 from evomerge.trial import SPLITS, Trial
 
 LISTING = "front"
+_DECISIVE = ("method", "parameters", "dtype", "form", "base")
 
 
 def export(
@@ -30,6 +32,7 @@ def export(
     trial: int | None = None,
     dtype: str | None = None,
     shard_size: int | None = None,
+    adapter: AdapterForm | None = None,
 ) -> list[Path]:
     """Write the Pareto set, or one trial.
 
@@ -37,6 +40,7 @@ def export(
         trial: its number; None for the Pareto set.
         dtype: as people write it, ``bfloat16``; None for the campaign's.
         shard_size: in bytes; None for the campaign's.
+        adapter: write adapters instead of full checkpoints; None for what the campaign says.
 
     Returns:
         The folders of the merges.
@@ -45,12 +49,17 @@ def export(
     if out.exists() and not out.is_dir():
         raise UsageError("this is a file; a folder is wanted", place=str(out))
     if trial is not None:
-        return [export_trial(study, trial, out, dtype=word, shard_size=shard_size)]
-    return export_front(study, out, dtype=word, shard_size=shard_size)
+        return [export_trial(study, trial, out, dtype=word, shard_size=shard_size, adapter=adapter)]
+    return export_front(study, out, dtype=word, shard_size=shard_size, adapter=adapter)
 
 
 def export_front(
-    study: Study, out: Path, *, dtype: str | None = None, shard_size: int | None = None
+    study: Study,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    shard_size: int | None = None,
+    adapter: AdapterForm | None = None,
 ) -> list[Path]:
     """Write the Pareto set: a checkpoint for each merge, ``front.json`` and ``front.csv``.
 
@@ -74,7 +83,9 @@ def export_front(
     for row in rows:
         own = _own_folder(study, row["origin"])
         if own is None:
-            own = export_trial(study, row["trial"], out, dtype=dtype, shard_size=shard_size)
+            own = export_trial(
+                study, row["trial"], out, dtype=dtype, shard_size=shard_size, adapter=adapter
+            )
             written.append(own)
             row["path"] = own.name
         else:
@@ -90,6 +101,7 @@ def export_trial(
     *,
     dtype: str | None = None,
     shard_size: int | None = None,
+    adapter: AdapterForm | None = None,
 ) -> Path:
     """Write one trial as ``out/STUDY-NUMBER``; what is there already, and whole, stays.
 
@@ -99,13 +111,17 @@ def export_trial(
     """
     trial = study.trial(number)
     target = out / f"{study.name}-{number}"
-    lineage = lineage_of(study, trial, dtype=dtype)
+    options = study.campaign.export
+    if adapter is None and options is not None and options.form == "lora":
+        adapter = AdapterForm(options.rank)
+    lineage = lineage_of(study, trial, dtype=dtype, adapter=adapter)
     _check_parents(study, lineage)
     if target.exists():
         _check_same(target, lineage)
         return target
     plan = study.recipe.plan(trial.candidate.method, trial.candidate.parameters)
-    options = study.campaign.export
+    if adapter is not None:
+        return write_lora(plan, lineage, target, wanted=adapter.wanted, dtype=lineage.dtype)
     return write_checkpoint(
         plan,
         lineage,
@@ -116,7 +132,9 @@ def export_trial(
     )
 
 
-def lineage_of(study: Study, trial: Trial, *, dtype: str | None = None) -> Lineage:
+def lineage_of(
+    study: Study, trial: Trial, *, dtype: str | None = None, adapter: AdapterForm | None = None
+) -> Lineage:
     """Where a trial's merge comes from."""
     campaign, candidate = study.campaign, trial.candidate
     cache = study.folder / CACHE
@@ -131,12 +149,13 @@ def lineage_of(study: Study, trial: Trial, *, dtype: str | None = None) -> Linea
         method=candidate.method,
         parameters=candidate.parameters,
         groups={group: len(names) for group, names in study.recipe.groups.items()},
-        dtype=dtype or exported or campaign.dtype,
+        dtype=dtype or exported or (campaign.dtype if adapter is None else None),
         trial=trial.number,
         origin=candidate.origin,
         seed=study.seed,
         study=study.name,
         scores=trial.results,
+        adapter=adapter,
     )
 
 
@@ -196,7 +215,7 @@ def _check_same(target: Path, lineage: Lineage) -> None:
     except EvomergeError:
         found, whole = {}, False
     wanted = lineage.to_json()
-    same = all(found.get(key) == wanted[key] for key in ("method", "parameters", "dtype", "base"))
+    same = all(found.get(key) == wanted[key] for key in _DECISIVE)
     if not (whole and same):
         raise UsageError(
             f"the folder exists and is not this merge's whole export (see its {MANIFEST})",

@@ -39,6 +39,21 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class AdapterForm:
+    """How a merge was written as an adapter.
+
+    Attributes:
+        wanted: the largest rank asked for; None for all ranks.
+        rank: the common rank of its modules; None before it is known.
+        error: what is lost of the merge's change, relative, in the Frobenius norm; 0 is exact.
+    """
+
+    wanted: int | None
+    rank: int | None = None
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
 class Lineage:
     """Everything that a merged checkpoint tells about itself.
 
@@ -48,6 +63,7 @@ class Lineage:
         groups: tensor group to how many tensors it holds.
         trial, origin, seed, study: None for a merge outside a study.
         scores: by split, then metric.
+        adapter: None for a full checkpoint.
     """
 
     name: str
@@ -62,6 +78,7 @@ class Lineage:
     seed: int | None = None
     study: str | None = None
     scores: Mapping[Split, Mapping[str, Measured]] = field(default_factory=dict)
+    adapter: AdapterForm | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's content, without the digests of the files beside it."""
@@ -76,6 +93,8 @@ class Lineage:
             "parameters": dict(self.parameters),
             "groups": dict(self.groups),
             "dtype": self.dtype,
+            "form": self.form(),
+            "adapter": None if self.adapter is None else self._adapter(self.adapter),
             "base": _parent(self.base),
             "models": {model.name: _parent(model) for model in self.models},
             "scores": {
@@ -91,6 +110,14 @@ class Lineage:
             },
             "versions": versions(),
         }
+
+    def form(self) -> list[str | int | None]:
+        """What was asked for, as JSON: a full checkpoint, or an adapter of at most some rank."""
+        return ["full"] if self.adapter is None else ["lora", self.adapter.wanted]
+
+    @staticmethod
+    def _adapter(adapter: AdapterForm) -> dict[str, Any]:
+        return {"rank": adapter.rank, "relative_error": adapter.error}
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,8 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import parse_dtype
 from evomerge.checkpoint.models import Model, opened_in
 from evomerge.errors import UsageError
-from evomerge.export.lineage import Lineage
+from evomerge.export.adapter import write_lora
+from evomerge.export.lineage import AdapterForm, Lineage
 from evomerge.export.writer import MERGEKIT, parent, write_checkpoint
 from evomerge.merging.method import Settings
 from evomerge.merging.plan import MergePlan
@@ -32,6 +33,7 @@ def write_merge(
     *,
     dtype: str | None = None,
     shard_size: int | None = None,
+    adapter: AdapterForm | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the merge that a recipe file describes.
@@ -40,6 +42,7 @@ def write_merge(
         out: the new folder; must not exist.
         dtype: as people write it; None for the file's own.
         shard_size: in bytes; None for the file's own.
+        adapter: write an adapter instead of a full checkpoint.
         note: is told what the file says in vain.
 
     Returns:
@@ -48,17 +51,24 @@ def write_merge(
     wanted, target = load_merge(recipe), Path(out)
     word = None if dtype is None else parse_dtype(dtype)
     if isinstance(wanted, MergekitFile):
+        if adapter is not None:
+            raise UsageError("a merge by a file of mergekit is written as a full checkpoint only")
         if note is not None:
             for line in wanted.notes:
                 note(line)
         _check_tokenizers(wanted)
         text = Path(recipe).expanduser().read_text(encoding="utf-8-sig")
         return _write_mergekit(wanted, target, text, dtype=word, shard_size=shard_size)
-    return _write_recipe(wanted, target, dtype=word, shard_size=shard_size)
+    return _write_recipe(wanted, target, dtype=word, shard_size=shard_size, adapter=adapter)
 
 
 def _write_recipe(
-    wanted: MergeRecipe, target: Path, *, dtype: str | None, shard_size: int | None
+    wanted: MergeRecipe,
+    target: Path,
+    *,
+    dtype: str | None,
+    shard_size: int | None,
+    adapter: AdapterForm | None,
 ) -> Path:
     with Checkpoint.open(wanted.recipe.base) as base:
         bound = wanted.recipe.bind(base.tensors)
@@ -75,7 +85,10 @@ def _write_recipe(
         parameters=wanted.parameters,
         groups={group: len(names) for group, names in bound.groups.items()},
         dtype=dtype or wanted.dtype,
+        adapter=adapter,
     )
+    if adapter is not None:
+        return write_lora(plan, lineage, target, wanted=adapter.wanted, dtype=lineage.dtype)
     return write_checkpoint(
         plan,
         lineage,

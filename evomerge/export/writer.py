@@ -67,7 +67,7 @@ def write_checkpoint(
         UsageError: if the target lies inside the folder of the base or of a model.
         CheckpointError: if a model is broken, or the merge is not finite.
     """
-    _refuse_inside(target, lineage)
+    refuse_inside(target, lineage)
     with ExitStack() as stack:
         base = stack.enter_context(Checkpoint.open(lineage.base.path))
         models = {m.name: opened_in(stack, m.path) for m in lineage.models}
@@ -111,7 +111,8 @@ def parent(name: str, path: Path, *, home: Path, cache: Path | None = None) -> P
     return Parent(name, path, spoken.as_posix(), shards, license_name)
 
 
-def _refuse_inside(target: Path, lineage: Lineage) -> None:
+def refuse_inside(target: Path, lineage: Lineage) -> None:
+    """UsageError if the target lies inside the folder of the base or of a model."""
     for model in (lineage.base, *lineage.models):
         if target.resolve().is_relative_to(model.path.resolve()):
             raise UsageError(
@@ -136,6 +137,11 @@ def _copy_side_files(base: Checkpoint, models: Mapping[str, Model], folder: Path
     """The base's configs and tokenizer byte for byte, and every model's licence by its name."""
     for path in base.side_files():
         shutil.copyfile(path, folder / path.name)
+    copy_licences(models, folder)
+
+
+def copy_licences(models: Mapping[str, Model], folder: Path) -> None:
+    """Every model's licence by its name."""
     for name, model in models.items():
         for path in model.side_files():
             if LICENSES.match(path.name):

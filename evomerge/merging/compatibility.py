@@ -56,6 +56,11 @@ def merges(entry: TensorEntry) -> bool:
     return entry.is_float and not entry.name.endswith(RECOMPUTED)
 
 
+def is_embedding(name: str) -> bool:
+    """Whether a tensor of this name holds the input embeddings."""
+    return name.endswith(_EMBEDDINGS)
+
+
 def same_bytes(checkpoint: Checkpoint, first: str, second: str) -> bool:
     """Whether two tensors of a checkpoint have the same dtype, shape and bytes."""
     one, other = checkpoint.entry(first), checkpoint.entry(second)
@@ -105,7 +110,7 @@ def _tied_pair(base: Checkpoint) -> tuple[str, str] | None:
     if not (base.config() or {}).get("tie_word_embeddings"):
         return None
     heads = [name for name in base.tensors if name.endswith(_HEAD)]
-    embeddings = [name for name in base.tensors if name.endswith(_EMBEDDINGS)]
+    embeddings = [name for name in base.tensors if is_embedding(name)]
     return (heads[0], embeddings[0]) if len(heads) == len(embeddings) == 1 else None
 
 
@@ -165,7 +170,7 @@ def _extra(name: str, base: Checkpoint, model: Checkpoint) -> list[Problem]:
 
 
 def _is_tied_copy(model: Checkpoint) -> bool:
-    embeddings = [name for name in model.tensors if name.endswith(_EMBEDDINGS)]
+    embeddings = [name for name in model.tensors if is_embedding(name)]
     return any(same_bytes(model, _HEAD, name) for name in embeddings)
 
 

@@ -87,11 +87,11 @@ class Lines:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """None where the factor is 0."""
-        return self.inner.used(_inner(settings)) if _factor(settings) else ()
+        return self.inner.used(inner_settings(settings)) if factor_of(settings) else ()
 
     def densities(self, settings: Settings) -> tuple[float, ...] | None:
         """The inner method's."""
-        return self.inner.densities(_inner(settings))
+        return self.inner.densities(inner_settings(settings))
 
     def survey(self, chunks: Callable[[], Iterator[Chunk]], used: tuple[int, ...]) -> Any:
         """The inner method's, if it has one."""
@@ -99,7 +99,7 @@ class Lines:
 
     def combine(self, chunk: Chunk, settings: Settings) -> None:
         """The inner merge, then the way from the base to it scaled."""
-        factor, settings = _factor(settings), _inner(settings)
+        factor, settings = factor_of(settings), inner_settings(settings)
         if factor == 1:
             self.inner.combine(chunk, settings)
             return
@@ -108,11 +108,13 @@ class Lines:
         chunk.total.sub_(base).mul_(factor).add_(base)
 
 
-def _inner(settings: Settings) -> Settings:
+def inner_settings(settings: Settings) -> Settings:
+    """What is the inner method's."""
     own = {field.name for field in FIELDS}
     return {name: value for name, value in settings.items() if name not in own}
 
 
-def _factor(settings: Settings) -> float:
+def factor_of(settings: Settings) -> float:
+    """Of the way from the base to the inner merge."""
     shallow, deep = (per_group(settings, f"{end}_scaling") for end in ("shallow", "deep"))
     return shallow + (deep - shallow) * per_group(settings, "depth")

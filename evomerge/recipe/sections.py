@@ -184,7 +184,11 @@ def export(part: Section | None, folder: Path) -> ExportSpec | None:
         which=cast(Literal["front"], which),
         dtype=part.get("dtype", dtype, None),
         shard_size=part.get("shard_size", byte_count, ExportSpec(to).shard_size),
+        form=cast(Literal["full", "lora"], part.get("form", word("full", "lora"), "full")),
+        rank=part.get("rank", integer(1), None),
     )
+    if spec.rank is not None and spec.form == "full":
+        raise error("rank is of an adapter; it needs form: lora", part.node.keys["rank"])
     part.finish()
     return spec
 

@@ -124,9 +124,13 @@ class ExportSpec:
         which: ``front``, the whole Pareto set.
         dtype: of the files, a safetensors word; None keeps the campaign's, or the base's.
         shard_size: in bytes.
+        form: ``lora`` writes each merge as one adapter to the base.
+        rank: the largest of such an adapter; None keeps all ranks.
     """
 
     to: Path
     which: Literal["front"] = "front"
     dtype: str | None = None
     shard_size: int = 5_000_000_000
+    form: Literal["full", "lora"] = "full"
+    rank: int | None = None
