@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -14,17 +14,20 @@ from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
 from evomerge.checkpoint.folder import confined, read_json, side_files, weight_files
 from evomerge.checkpoint.header import TensorEntry
 from evomerge.checkpoint.names import listed, quoted, shown
+from evomerge.checkpoint.pipeline import components, is_pipeline, pipeline_side_files
 from evomerge.checkpoint.shard import Shard
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
+DIFFUSERS_STEM = "diffusion_pytorch_model"
 _MOST_PROBLEMS = 10
 
 
 class Checkpoint:
-    """Tensors of a Hugging Face folder, single or sharded, or of one .safetensors file.
+    """Tensors of a Hugging Face folder, single or sharded, of one .safetensors file, or of all
+    components of a pipeline.
 
     Headers are read and checked when it is opened, tensors when they are asked for. Threads may
     read at the same time; whoever opened it closes it, when no read is under way.
@@ -33,14 +36,20 @@ class Checkpoint:
         path: what was opened.
         shards: the weight files, sorted by name, links resolved.
         tensors: by name, in the order of shards and of bytes within each.
+        stems: how the weight files of a copy start, by what the names of their tensors start with:
+            ``{"": "model"}``; for a pipeline ``{"unet/": "unet/diffusion_pytorch_model", ...}``.
     """
 
-    def __init__(self, path: Path, shards: Mapping[str, Shard]) -> None:
+    def __init__(
+        self, path: Path, shards: Mapping[str, Shard], parts: Sequence[str] = ("",)
+    ) -> None:
         self.path = path
         self.shards = tuple(shard.path for shard in shards.values())
+        entries = {p: _entries(p, shards) for p in parts}
         self.tensors: Mapping[str, TensorEntry] = MappingProxyType(
-            {n: e for shard in shards.values() for n, e in shard.header.entries.items()}
+            {name: entry for part in entries.values() for name, entry in part.items()}
         )
+        self.stems = {part: part + _stem(part, shards) for part in parts}
         self._shards = dict(shards)
         self._by_path = {shard.path: shard for shard in shards.values()}
         self._digests: dict[Path, str] = {}
@@ -53,6 +62,8 @@ class Checkpoint:
             CheckpointError: it is not there, damaged, hostile, or in a format that is not read.
         """
         place = Path(path)
+        if place.is_dir() and is_pipeline(place):
+            return _open_pipeline(place)
         if place.is_dir():
             return cls(place, _open_folder(place))
         if place.is_file() and place.suffix == ".safetensors":
@@ -152,6 +163,8 @@ class Checkpoint:
 
     def side_files(self) -> tuple[Path, ...]:
         """Configs, tokenizer, templates and licences beside the weights; none of a bare file."""
+        if is_pipeline(self.path):
+            return pipeline_side_files(self.path)
         return side_files(self.path) if self.path.is_dir() else ()
 
     def digests(self, cache: Path | None = None) -> Mapping[str, ShardDigest]:
@@ -212,6 +225,36 @@ def _fits(out: torch.Tensor, dtype: torch.dtype, count: int) -> bool:
         and out.dtype == dtype
         and out.numel() >= count
     )
+
+
+def _open_pipeline(folder: Path) -> Checkpoint:
+    """All components, or none: what is open when one is refused is closed again."""
+    parts = components(folder)
+    shards: dict[str, Shard] = {}
+    try:
+        for part in parts:
+            shards |= {f"{part}/{name}": s for name, s in _open_folder(folder / part).items()}
+    except CheckpointError:
+        for shard in shards.values():
+            shard.close()
+        raise
+    return Checkpoint(folder, shards, [f"{part}/" for part in parts])
+
+
+def _entries(part: str, shards: Mapping[str, Shard]) -> dict[str, TensorEntry]:
+    """The tensors of the files in a component, under their names in the whole."""
+    found = {
+        name: entry
+        for shard_name, shard in shards.items()
+        if shard_name.startswith(part)
+        for name, entry in shard.header.entries.items()
+    }
+    return {part + n: replace(e, name=part + n) for n, e in found.items()} if part else found
+
+
+def _stem(part: str, shards: Mapping[str, Shard]) -> str:
+    diffusers = any(name.startswith(part + DIFFUSERS_STEM) for name in shards)
+    return DIFFUSERS_STEM if diffusers else "model"
 
 
 def _open_folder(folder: Path) -> dict[str, Shard]:

@@ -20,7 +20,8 @@ LONGEST_INDEX = 64_000_000
 LONGEST_CONFIG = 8_000_000
 
 _MAIN = "model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".joblib")
+_DIFFUSERS = "diffusion_pytorch_model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".joblib")
 _SIDE_NAMES = (
     "config.json",
     "generation_config.json",
@@ -51,17 +52,18 @@ def weight_files(folder: Path) -> tuple[Path | None, dict[str, str] | None]:
     names = sorted(entry.name for entry in _entries(folder))
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     weights = [name for name in names if name.endswith(".safetensors")]
-    if len(indexes) > 1 and _MAIN + ".index.json" in indexes:
-        indexes = [_MAIN + ".index.json"]
+    main = _DIFFUSERS if _MAIN not in names and f"{_MAIN}.index.json" not in names else _MAIN
+    if len(indexes) > 1 and f"{main}.index.json" in indexes:
+        indexes = [f"{main}.index.json"]
     if len(indexes) == 1:
         mapping = read_index(folder, indexes[0])
-        if _MAIN in weights and _MAIN not in mapping.values():
-            raise _refused(folder, f"holds both {quoted(_MAIN)} and {quoted(indexes[0])}; keep one")
+        if main in weights and main not in mapping.values():
+            raise _refused(folder, f"holds both {quoted(main)} and {quoted(indexes[0])}; keep one")
         return None, mapping
-    if not indexes and (_MAIN in weights or len(weights) == 1):
+    if not indexes and (main in weights or len(weights) == 1):
         if weights == ["adapter_model.safetensors"]:
             raise _refused(folder, "is a PEFT adapter, which has no weights of its own")
-        return folder / (_MAIN if _MAIN in weights else weights[0]), None
+        return folder / (main if main in weights else weights[0]), None
     raise _refused(folder, _why_not(names, indexes, weights))
 
 
@@ -73,7 +75,7 @@ def _why_not(names: list[str], indexes: list[str], weights: list[str]) -> str:
             f"holds {len(weights)} .safetensors files, {listed(weights)}, "
             "but no index that says which tensors they hold"
         )
-    pickles = [name for name in names if name.lower().endswith(_PICKLES)]
+    pickles = [name for name in names if name.lower().endswith(PICKLES)]
     if pickles:
         return (
             f"holds weights only as {listed(pickles)}, which can run code when read; save them "
@@ -146,13 +148,14 @@ def side_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         CheckpointError: one of them is a link that leaves the folder.
     """
-    found = tuple(entry for entry in sorted(_entries(folder)) if _is_side_file(entry))
+    found = tuple(entry for entry in sorted(_entries(folder)) if is_side_file(entry))
     for entry in found:
         confined(folder, entry.name)
     return found
 
 
-def _is_side_file(entry: Path) -> bool:
+def is_side_file(entry: Path) -> bool:
+    """Whether a file is carried over, by its name."""
     return (
         any(entry.match(pattern) for pattern in _SIDE_NAMES)
         and entry.suffix.lower() in _SIDE_SUFFIXES

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from evomerge.checkpoint.dtypes import DTYPES
@@ -15,6 +16,9 @@ from evomerge.errors import CheckpointError
 
 SHARD_SIZE = 5_000_000_000
 """Bytes of tensors per shard unless asked otherwise."""
+
+MODEL: Mapping[str, str] = MappingProxyType({"": "model"})
+"""Files called ``model``, for the tensors whose names start with nothing in particular: all."""
 
 _ALIGNMENT = 8
 
@@ -42,13 +46,15 @@ class ShardPlan:
     """One file to be written.
 
     Attributes:
-        name: of the file.
+        name: of the file, with the folder of its component.
+        stem: what the file and the index of its like start with.
         head: the bytes before the first tensor.
         offsets: of each tensor's first byte, from the start of the file.
         size: of the whole file, in bytes.
     """
 
     name: str
+    stem: str
     head: bytes
     offsets: Mapping[str, int]
     size: int
@@ -75,6 +81,7 @@ def plan_shards(
     *,
     shard_size: int = SHARD_SIZE,
     metadata: Mapping[str, str] | None = None,
+    stems: Mapping[str, str] = MODEL,
 ) -> tuple[ShardPlan, ...]:
     """Fill shards with the tensors in their order; at least one shard, even without tensors.
 
@@ -82,28 +89,48 @@ def plan_shards(
         tensors: a checked layout.
         shard_size: bytes of tensors per shard; a larger tensor has a shard of its own.
         metadata: for each header, beside ``{"format": "pt"}``.
+        stems: how files start, by what their tensors' names start with; that part of the name is
+            the component and does not stand in the file.
 
     Raises:
         CheckpointError: a header would be longer than the format allows.
     """
-    groups = _split(tensors, shard_size)
     words = {"format": "pt", **(metadata or {})}
-    return tuple(
-        _plan(shard_name(number, len(groups)), group, words) for number, group in enumerate(groups)
-    )
+    found: list[ShardPlan] = []
+    for part, stem in stems.items():
+        groups = _split([plan for plan in tensors if plan.name.startswith(part)], shard_size)
+        names = [shard_name(number, len(groups), stem) for number in range(len(groups))]
+        found += [
+            _plan(n, stem, part, group, words) for n, group in zip(names, groups, strict=True)
+        ]
+    return tuple(found)
 
 
-def shard_name(number: int, count: int) -> str:
+def shard_name(number: int, count: int, stem: str = "model") -> str:
     """The name that Hugging Face libraries expect; `number` counts from 0."""
     if count == 1:
-        return "model.safetensors"
-    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        return f"{stem}.safetensors"
+    return f"{stem}-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
-def index_json(shards: Sequence[ShardPlan]) -> bytes:
-    """model.safetensors.index.json: the tensors' total size in bytes, and the shard of each."""
+def index_files(shards: Sequence[ShardPlan], stems: Mapping[str, str] = MODEL) -> dict[str, bytes]:
+    """The indexes that are needed, by their places: one for each component of several shards."""
+    found = {}
+    for part, stem in stems.items():
+        own = [shard for shard in shards if shard.stem == stem]
+        if len(own) > 1:
+            found[f"{stem}.safetensors.index.json"] = _index_json(own, part)
+    return found
+
+
+def _index_json(shards: Sequence[ShardPlan], part: str) -> bytes:
+    """The tensors' total size in bytes, and the shard of each."""
     total = sum(shard.size - len(shard.head) for shard in shards)
-    places = {name: shard.name for shard in shards for name in shard.offsets}
+    places = {
+        name.removeprefix(part): shard.name.rpartition("/")[2]
+        for shard in shards
+        for name in shard.offsets
+    }
     document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     return (json.dumps(document, indent=2) + "\n").encode()
 
@@ -120,7 +147,9 @@ def _split(plans: Sequence[TensorPlan], shard_size: int) -> list[list[TensorPlan
     return groups
 
 
-def _plan(name: str, group: Sequence[TensorPlan], metadata: Mapping[str, str]) -> ShardPlan:
+def _plan(
+    name: str, stem: str, part: str, group: Sequence[TensorPlan], metadata: Mapping[str, str]
+) -> ShardPlan:
     """Wide dtypes come first, as in the safetensors library: every tensor is then aligned."""
     ordered = sorted(group, key=lambda plan: -DTYPES[plan.dtype].size)
     header: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -129,10 +158,11 @@ def _plan(name: str, group: Sequence[TensorPlan], metadata: Mapping[str, str]) -
     for plan in ordered:
         begins[plan.name], end = end, end + plan.size
         offsets = [begins[plan.name], end]
-        header[plan.name] = {"dtype": plan.dtype, "shape": plan.shape, "data_offsets": offsets}
+        own = plan.name.removeprefix(part)
+        header[own] = {"dtype": plan.dtype, "shape": plan.shape, "data_offsets": offsets}
     head = _head(header)
     offsets_in_file = {tensor: len(head) + begin for tensor, begin in begins.items()}
-    return ShardPlan(name, head, offsets_in_file, len(head) + end)
+    return ShardPlan(name, stem, head, offsets_in_file, len(head) + end)
 
 
 def _head(header: Mapping[str, object]) -> bytes:

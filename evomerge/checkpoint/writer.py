@@ -15,11 +15,12 @@ from evomerge.checkpoint.checkpoint import bytes_of
 from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
 from evomerge.checkpoint.files import explained, write_file
 from evomerge.checkpoint.layout import (
+    MODEL,
     SHARD_SIZE,
     ShardPlan,
     TensorPlan,
     checked_layout,
-    index_json,
+    index_files,
     plan_shards,
 )
 from evomerge.checkpoint.names import quoted, shown
@@ -46,6 +47,7 @@ class CheckpointWriter:
         metadata: words for each header, beside ``{"format": "pt"}``.
         ordered: pieces come in the order of the bytes, one at a time; shards are then digested,
             and written past the page cache where that can be done.
+        stems: see `evomerge.checkpoint.layout.plan_shards`.
 
     Raises:
         CheckpointError: the layout names a tensor twice, or an unknown dtype.
@@ -61,10 +63,14 @@ class CheckpointWriter:
         shard_size: int = SHARD_SIZE,
         metadata: Mapping[str, str] | None = None,
         ordered: bool = False,
+        stems: Mapping[str, str] = MODEL,
     ) -> None:
         self.folder = folder
         self._tensors = checked_layout(layout)
-        self.shards = plan_shards(self._tensors, shard_size=shard_size, metadata=metadata)
+        self.shards = plan_shards(
+            self._tensors, shard_size=shard_size, metadata=metadata, stems=stems
+        )
+        self._stems = stems
         self._plans = {plan.name: plan for plan in self._tensors}
         self._places = {name: shard for shard in self.shards for name in shard.offsets}
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self._plans}
@@ -125,8 +131,8 @@ class CheckpointWriter:
                     self._ordered[name].close()
                 os.fsync(descriptor)
         self.close()
-        if len(self.shards) > 1:
-            write_file(self.folder / "model.safetensors.index.json", index_json(self.shards))
+        for name, content in index_files(self.shards, self._stems).items():
+            write_file(self.folder / name, content)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -157,6 +163,7 @@ class CheckpointWriter:
         path = self.folder / shard.name
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with explained(path):
+            path.parent.mkdir(exist_ok=True)
             self._descriptors[shard.name] = os.open(path, flags, 0o666)  # less the umask
             _preallocate(self._descriptors[shard.name], shard.size)
             if ordered:

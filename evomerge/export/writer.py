@@ -14,6 +14,7 @@ from evomerge.checkpoint.caches import INDEX, cache_folder
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files import staged_folder
 from evomerge.checkpoint.hub import origin
+from evomerge.checkpoint.layout import MODEL
 from evomerge.checkpoint.models import Model, open_model, opened_in, own_tensors
 from evomerge.checkpoint.names import listed
 from evomerge.errors import CheckpointError, UsageError
@@ -136,7 +137,9 @@ def _check_finite(found: Mapping[str, int], target: Path) -> None:
 def _copy_side_files(base: Checkpoint, models: Mapping[str, Model], folder: Path) -> None:
     """The base's configs and tokenizer byte for byte, and every model's licence by its name."""
     for path in base.side_files():
-        shutil.copyfile(path, folder / path.name)
+        copy = folder / path.relative_to(base.path)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
     copy_licences(models, folder)
 
 
@@ -151,6 +154,8 @@ def copy_licences(models: Mapping[str, Model], folder: Path) -> None:
 def _write_mergekit(
     plan: MergePlan, lineage: Lineage, base: Checkpoint, dtype: str | None, folder: Path
 ) -> None:
+    if base.config() is None or base.stems != MODEL:
+        return  # mergekit reads language models alone
     floating = {name: entry for name, entry in base.tensors.items() if entry.is_float}
     stored = {entry.dtype for entry in floating.values()}
     word = dtype or (stored.pop() if len(stored) == 1 else None)

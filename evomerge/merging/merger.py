@@ -170,7 +170,10 @@ class Merger:
                 bad[name] += non_finite(piece)
                 writer.write(name, start, piece)
 
-        with CheckpointWriter(folder, layout, shard_size=shard_size, ordered=digests) as writer:
+        stems = self.base.stems
+        with CheckpointWriter(
+            folder, layout, shard_size=shard_size, ordered=digests, stems=stems
+        ) as writer:
             if method_named(plan.method).traits.whole:
                 self.spread(write_one, words)
             else:

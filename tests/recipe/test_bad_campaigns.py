@@ -232,7 +232,7 @@ CASES = {
     "ray": Bad("local", "ray", "18:9", "'ray' is not in this version yet"),
     "split signs": Bad("split_signs: false", "split_signs: 3", "10:16", "true or false"),
     "http": Bad("jsonl", "http", "12:39", "not in this version yet"),
-    "compeft": Bad("sparse_signed", "compeft", "7:11", "not in this version yet"),
+    "metagpt": Bad("sparse_signed", "metagpt", "7:11", "not in this version yet"),
     "surrogate": Bad(
         "engine: local", "surrogate: gp", "18:1", "surrogate is not in this version yet"
     ),
