@@ -84,7 +84,17 @@ def facts(progress: Progress) -> str:
     return (
         f"{ended}{of} trials{failed}, front {len(progress.front)}, hypervolume {volume}, "
         f"{clock_text(progress.seconds)} spent, {clock_text(progress.seconds_left)} left"
+        f"{_paid(progress)}"
     )
+
+
+def _paid(progress: Progress) -> str:
+    """What endpoints have cost; nothing where there are none."""
+    spent = progress.spent
+    if spent is None:
+        return ""
+    money = f", money {spent.money:.4g}" if spent.money else ""
+    return f"; {spent.requests:,} requests, {spent.tokens:,} tokens{money}"
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import numpy as np
 
 from evomerge import pareto
 from evomerge.goals import Goal, losses, violation
+from evomerge.objectives.endpoint.store import Charge
 from evomerge.space import Array
-from evomerge.study.events import AttemptBegan, AttemptEnded, Event, PhaseBegan, Stopping
+from evomerge.study.events import AttemptBegan, AttemptEnded, Event, Paid, PhaseBegan, Stopping
 from evomerge.study.study import Study
 from evomerge.trial import Outcome, Trial, TrialState
 
@@ -25,6 +26,7 @@ class Progress:
         front: trials that nothing measured so far dominates, on the search items.
         done, failed: trials of the study in these states.
         done_here: trials that ended since the run began, for the pace.
+        spent: at endpoints, over all runs; None where nothing was.
     """
 
     study: Study
@@ -41,6 +43,7 @@ class Progress:
     to_confirm: int | None = None
     stopping: str | None = None
     hypervolume: float | None = None
+    spent: Charge | None = None
     _started: float = 0.0
     _reference: Array | None = None
 
@@ -81,6 +84,8 @@ class Progress:
                 self._ended(event)
             case Stopping():
                 self.stopping = event.why
+            case Paid():
+                self.spent = event.spent
 
     def _ended(self, event: AttemptEnded) -> None:
         self.running.pop(event.attempt, None)

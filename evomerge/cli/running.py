@@ -55,6 +55,8 @@ def carry_out(
             say("done, but no trial meets the limits; shown are those that miss them least")
         case Ending.OUT_OF_TIME:
             say(f"the budget of hours is used up; raise it in the file, then: {command}")
+        case Ending.OUT_OF_SPEND:
+            say(f"{result.why}; everything told is kept; raise it in the file, then: {command}")
         case _:
             say(f"stopped ({result.why}); everything told is kept; next: {command}")
     return code
@@ -143,6 +145,9 @@ def plan_of(campaign: Campaign, *, workers: int | None, trials: int | None) -> d
         "measured first": [reference.origin for reference in bound.references()],
         "trials": limit,
         "hours": campaign.budget.hours,
+        "requests": campaign.budget.requests,
+        "tokens": campaign.budget.tokens,
+        "money": campaign.budget.money,
         "workers": workers or campaign.workers,
         "goals": [f"{goal.metric} ({goal.direction})" for goal in campaign.goals],
         "checkpoint bytes": size,

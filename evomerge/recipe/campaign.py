@@ -120,13 +120,13 @@ class Campaign:
     def identity(self) -> dict[str, Any]:
         """What decides results, as canonical JSON; two campaigns that differ are two studies.
 
-        Budget, workers, timeout, isolation, export, mirror and all paths are not in it: models
-        are recognised by their digests, which the study keeps beside it.
+        Budget, workers, timeout, isolation, export, mirror, how endpoints are reached and all
+        paths are not in it: models are recognised by their digests, which the study keeps beside.
         """
         return {
             **self.recipe.identity(),
             "goals": [
-                [g.metric, g.direction, g.limit, g.reference, self.objectives[g.metric].to_json()]
+                [g.metric, g.direction, g.limit, g.reference, self.objectives[g.metric].identity()]
                 for g in self.goals
             ],
             "items": self.items.to_json(),

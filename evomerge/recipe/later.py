@@ -7,11 +7,6 @@ TOP = {
     "surrogates": "surrogates come with a later version; the samplers here need none",
     "adapters": "an adapter is a model like any other; name it under models",
 }
-BUDGET = {
-    "requests": "it counts requests to endpoints, which come with a later version",
-    "tokens": "it counts tokens at endpoints, which come with a later version",
-    "money": "it counts spend at endpoints, which come with a later version",
-}
 ENGINES = {"ray": "several machines come with a later version; 'local' uses every GPU of this one"}
 MERGEKIT = {
     "merge_method": "method under merge",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from evomerge.errors import EvomergeError, StudyError
 from evomerge.interfaces import Objective, Sampler, SearchProblem
 from evomerge.recipe import families
 from evomerge.recipe.campaign import Campaign
+from evomerge.recipe.endpoint_checks import check_budget, check_mixing
 from evomerge.recipe.findings import (
     Finding,
     failure,
@@ -56,7 +57,10 @@ def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
         yield from _guarded("models", lambda: check_models(base, opened))
         yield from _sizes(campaign, base)
         yield from _guarded("recipe", lambda: _search(campaign, base))
-    yield from _objectives(campaign, base if isinstance(base, Checkpoint) else None)
+    made = _made(campaign)
+    yield from _objectives(campaign, base if isinstance(base, Checkpoint) else None, made)
+    if isinstance(base, Checkpoint):
+        yield from _guarded("recipe", lambda: _endpoints(campaign, base, made))
     yield from _outputs(campaign)
 
 
@@ -142,12 +146,46 @@ def _sampler(campaign: Campaign, bound: BoundRecipe) -> Iterator[Finding]:
         yield failure("sampler", error)
 
 
-def _objectives(campaign: Campaign, base: Checkpoint | None) -> Iterator[Finding]:
+def _made(campaign: Campaign) -> dict[str, Objective | EvomergeError]:
+    """The objectives by metric, or why one cannot be made."""
+    made: dict[str, Objective | EvomergeError] = {}
+    for metric, spec in campaign.objectives.items():
+        try:
+            made[metric] = families.make_objective(spec, campaign.folder)
+        except EvomergeError as error:
+            made[metric] = error
+    return made
+
+
+def _endpoints(
+    campaign: Campaign, base: Checkpoint, made: Mapping[str, Objective | EvomergeError]
+) -> Iterator[Finding]:
+    clients: dict[str, Any] = {
+        metric: one.client for metric, one in made.items() if hasattr(one, "client")
+    }
+    for metric, client in clients.items():
+        variable = client.options.api_key_env
+        if variable is not None and not os.environ.get(variable):
+            yield refusal(f"goal {metric}", f"the environment variable {variable} is not set")
+    priced = any(client.options.prices.known for client in clients.values())
+    yield from check_budget(campaign.budget, endpoints=bool(clients), priced=priced)
+    mixes = {metric: getattr(made[metric], "mixing", None) for metric in clients}
+    with suppress(EvomergeError):  # then it was found already
+        yield from check_mixing(lambda: campaign.recipe.bind(base.tensors), mixes)
+
+
+def _objectives(
+    campaign: Campaign,
+    base: Checkpoint | None,
+    made: Mapping[str, Objective | EvomergeError],
+) -> Iterator[Finding]:
     items = 0
     for metric, spec in campaign.objectives.items():
         try:
-            made: Objective = families.make_objective(spec, campaign.folder)
-            count = made.count
+            one = made[metric]
+            if isinstance(one, EvomergeError):
+                raise one
+            count = one.count
             if count is not None:
                 sizes = campaign.items.sizes(count)
                 items += sizes["search"]

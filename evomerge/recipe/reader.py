@@ -25,6 +25,7 @@ SHOWN = 5
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_THOUSANDS = {"k": 10**3, "M": 10**6, "G": 10**9}
 _BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -259,6 +260,17 @@ def byte_count(node: Node) -> int:
     elif not isinstance(node.value, bool) and isinstance(node.value, int):
         return integer(1)(node)
     raise error(f"{got(node)} stands here; bytes, or a size such as 5GB or 500MB, is wanted", node)
+
+
+def amount(node: Node) -> int:
+    """A count: a whole number, or ``500k``, ``20M``, ``1.5G``."""
+    if isinstance(node.value, str):
+        found = re.fullmatch(r"([0-9.]+) ?([kMG])", node.value)
+        if found and _is_number(found[1]) and float(found[1]) * _THOUSANDS[found[2]] >= 1:
+            return round(float(found[1]) * _THOUSANDS[found[2]])
+    elif not isinstance(node.value, bool) and isinstance(node.value, int):
+        return integer(1)(node)
+    raise error(f"{got(node)} stands here; a count such as 5000, 500k or 20M is wanted", node)
 
 
 def _is_number(digits: str) -> bool:

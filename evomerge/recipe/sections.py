@@ -10,10 +10,11 @@ from typing import Any, Literal, cast
 from evomerge.checkpoint.dtypes import parse_dtype
 from evomerge.errors import CampaignError, UsageError
 from evomerge.goals import Direction, Goal
-from evomerge.recipe import families, later
+from evomerge.recipe import families
 from evomerge.recipe.reader import (
     Parser,
     Section,
+    amount,
     byte_count,
     error,
     got,
@@ -97,7 +98,7 @@ def sampler(node: Node) -> SamplerSpec:
 
 
 def budget(top: Section) -> Budget:
-    """Trials and hours; at least one of them."""
+    """Trials, hours, requests, tokens, money; at least one of them."""
     example = "give trials, hours, or both, such as {trials: 100}"
     part = top.section("budget")
     if part is None and "budget" in top:
@@ -105,12 +106,17 @@ def budget(top: Section) -> Budget:
     if part is None:
         top.problems.append(error(f"budget is missing: {example}", top.node))
         return Budget()
-    trials = part.get("trials", integer(1), None)
-    hours = part.get("hours", number(above=0), None)
-    if "trials" not in part and "hours" not in part:
+    found = Budget(
+        trials=part.get("trials", integer(1), None),
+        hours=part.get("hours", number(above=0), None),
+        requests=part.get("requests", amount, None),
+        tokens=part.get("tokens", amount, None),
+        money=part.get("money", number(above=0), None),
+    )
+    if not any(key in part for key in ("trials", "hours", "requests", "tokens", "money")):
         part.problems.append(error(f"the budget has no end: {example}", part.node))
-    part.finish(later.BUDGET)
-    return Budget(trials, hours)
+    part.finish()
+    return found
 
 
 def items(part: Section | None) -> ItemSplits:

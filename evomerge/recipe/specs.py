@@ -12,6 +12,11 @@ from evomerge.errors import UsageError
 from evomerge.recipe.strict_yaml import Place
 from evomerge.trial import SPLITS, Split
 
+REACHING = frozenset(
+    {"url", "api_key_env", "connection", "prices", "self_test", "tolerance", "check_every"}
+)
+"""Options of endpoints that a running study may change."""
+
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
@@ -30,6 +35,10 @@ class ObjectiveSpec:
     def to_json(self) -> dict[str, Any]:
         """As the campaign file has it."""
         return {"type": self.type, **self.options}
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides results: not where an endpoint is reached, nor how."""
+        return {key: value for key, value in self.to_json().items() if key not in REACHING}
 
 
 @dataclass(frozen=True)
@@ -109,10 +118,20 @@ class Budget:
     Attributes:
         trials: references included.
         hours: of wall time, summed over resumes.
+        requests, tokens: sent to endpoints and counted there, retries included.
+        money: in the currency of the endpoints' prices.
     """
 
     trials: int | None = None
     hours: float | None = None
+    requests: int | None = None
+    tokens: int | None = None
+    money: float | None = None
+
+    @property
+    def limits_spend(self) -> bool:
+        """Whether it is about endpoints at all."""
+        return (self.requests, self.tokens, self.money) != (None, None, None)
 
 
 @dataclass(frozen=True)

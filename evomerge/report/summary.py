@@ -43,6 +43,8 @@ def status_of(study: Study) -> dict[str, Any]:
         "attempts": spend.attempts,
         "evaluation hours": spend.seconds / 3600,
         "hours": spend.wall_seconds / 3600,
+        **({"requests": spend.requests, "tokens": spend.tokens} if spend.requests else {}),
+        **({"money": spend.money} if spend.money else {}),
         "hours left": hours_left(states[TrialState.DONE], left, spend.wall_seconds),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from evomerge.objectives.endpoint.store import Charge
 from evomerge.trial import Candidate, Outcome, Split, Trial
 
 Phase = Literal["search", "confirmation"]
@@ -69,4 +70,15 @@ class Stopping:
     grace: float | None
 
 
-Event = PhaseBegan | AttemptBegan | AttemptEnded | Stopping
+@dataclass(frozen=True)
+class Paid:
+    """Endpoints have cost more.
+
+    Attributes:
+        spent: all of it, over all runs.
+    """
+
+    spent: Charge
+
+
+Event = PhaseBegan | AttemptBegan | AttemptEnded | Stopping | Paid

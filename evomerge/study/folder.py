@@ -11,6 +11,8 @@ DATABASE = "study.db"
 BACKUP = "study.backup.db"
 ATTEMPTS = "attempts"
 SCRATCH = "scratch"
+SELF_TEST = "self-test"
+ENDPOINTS = "endpoints.db"
 RESULT = "result.json"
 LOG = "log"
 

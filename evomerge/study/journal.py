@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from evomerge.objectives.endpoint.store import Charge
 from evomerge.study.database import Database
 from evomerge.study.records import Event, Spend
 
+_KNOWS_COSTS = 2  # version of the schema
 LONGEST_REASON = 4000
 """Characters; the whole text is in the attempt's log file."""
 
@@ -56,6 +59,28 @@ def spent(database: Database, kind: str) -> float:
     return float(row[0]) if row else 0.0
 
 
+def store_costs(database: Database, costs: Mapping[int, Charge]) -> None:
+    """Records what attempts have cost at endpoints, inside the caller's transaction.
+
+    Args:
+        costs: sums by attempt, in place of what was recorded of these attempts.
+    """
+    for attempt, charge in costs.items():
+        for kind, amount in asdict(charge).items():
+            row = [attempt, kind, amount]
+            database.execute("INSERT OR REPLACE INTO costs VALUES (?, ?, ?)", row)
+
+
+def load_costs(database: Database) -> dict[int, Charge]:
+    """Sums by attempt; empty also in a study of an evomerge that knew no endpoints."""
+    if database.version < _KNOWS_COSTS:
+        return {}
+    found: dict[int, dict[str, Any]] = {}
+    for attempt, kind, amount in database.rows("SELECT attempt, kind, amount FROM costs"):
+        found.setdefault(attempt, {})[kind] = amount if kind == "money" else round(amount)
+    return {attempt: Charge(**amounts) for attempt, amounts in found.items()}
+
+
 def shortened(reason: str | None) -> str | None:
     """A reason that fits into a table."""
     if reason is None or len(reason) <= LONGEST_REASON:
@@ -67,9 +92,11 @@ def total(database: Database, *, carried: int) -> Spend:
     """All that was spent, over all sessions; trials that a fork carried over are not counted."""
     row = database.row("SELECT (SELECT count(*) FROM candidates), (SELECT count(*) FROM attempts)")
     trials, attempts = row if row else (0, 0)
+    cost = sum(load_costs(database).values(), Charge())
     return Spend(
         trials=trials - carried,
         attempts=attempts,
         seconds=spent(database, "seconds"),
         wall_seconds=spent(database, "wall_seconds"),
+        **asdict(cost),
     )

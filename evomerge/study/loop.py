@@ -14,19 +14,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from evomerge.errors import EvomergeError
+from evomerge.errors import EvomergeError, ObjectiveError
 from evomerge.faults import reach
 from evomerge.goals import violation
 from evomerge.study import confirmation
-from evomerge.study.events import AttemptBegan, AttemptEnded, Event, Phase, PhaseBegan, Stopping
+from evomerge.study.costs import Costs, probe_job
+from evomerge.study.events import (
+    AttemptBegan,
+    AttemptEnded,
+    Event,
+    Paid,
+    Phase,
+    PhaseBegan,
+    Stopping,
+)
 from evomerge.study.failures import FailureBudget
-from evomerge.study.folder import SCRATCH, attempt_folder, scratch_folder
+from evomerge.study.folder import ENDPOINTS, SCRATCH, attempt_folder, scratch_folder
 from evomerge.study.interrupts import Interrupted, Interrupts, Urgency
 from evomerge.study.records import Attempt
 from evomerge.study.study import Study
 from evomerge.study.workers.devices import cuda_devices
 from evomerge.study.workers.engine import LocalEngine
-from evomerge.study.workers.messages import Answer, Job, Setup, kept_answer
+from evomerge.study.workers.messages import NOBODY, Answer, Job, Setup, kept_answer
 from evomerge.study.workers.processes import kill_marked, marker_of
 from evomerge.study.workers.slot import Limits, Terms
 from evomerge.trial import Candidate, Outcome, Split, TrialState
@@ -46,6 +55,7 @@ class Ending(StrEnum):
 
     FINISHED = "finished"  # the budget of trials is used up, and the front is confirmed
     OUT_OF_TIME = "out of time"  # the budget of hours is used up, and the front is confirmed
+    OUT_OF_SPEND = "out of spend"  # that of requests, tokens or money is, and nothing more is asked
     STOPPED = "stopped"  # by a signal; the same command continues
     FORCED = "forced"  # by a second Ctrl-C
 
@@ -55,7 +65,7 @@ class RunResult:
     """What came of a run.
 
     Attributes:
-        why: of a stop: the signal's name.
+        why: of a stop: the signal's name; of spend: the budget that is used up.
         feasible: whether a trial on the front meets all limits.
         unconfirmed: nominees that could not be measured on the held-out items, with reasons.
     """
@@ -102,14 +112,15 @@ def run(
         session = _Session(study, engine, interrupts, on_event, workers=count, grace=grace)
         try:
             ending = session.search()
-            if ending is not Ending.STOPPED:
+            if ending in (Ending.FINISHED, Ending.OUT_OF_TIME):
                 ending = session.confirm() or ending
         except KeyboardInterrupt:
             ending = Ending.FORCED
         finally:
             interrupts.ignore()
             session.close()
-    return RunResult(ending, interrupts.why, is_feasible(study), dict(session.unconfirmed))
+    why = session.spent or "" if ending is Ending.OUT_OF_SPEND else interrupts.why
+    return RunResult(ending, why, is_feasible(study), dict(session.unconfirmed))
 
 
 def is_feasible(study: Study) -> bool:
@@ -123,7 +134,11 @@ def is_feasible(study: Study) -> bool:
 def _terms(study: Study) -> Terms:
     campaign = study.campaign
     return Terms(
-        Setup(campaign.path, campaign.source_text),
+        Setup(
+            campaign.path,
+            campaign.source_text,
+            endpoints=study.folder.resolve() / ENDPOINTS,
+        ),
         study.folder.resolve(),
         Limits(attempt=campaign.timeout),
         isolate=campaign.isolate,
@@ -162,6 +177,9 @@ class _Session:
         grace: float,
     ) -> None:
         self.unconfirmed: dict[int, str] = {}
+        self.spent: str | None = None  # the budget that is used up
+        self._costs = Costs(study)
+        self._tested = not self._costs.tested
         self._study = study
         self._folder = study.folder.resolve()  # for workers, whose objectives may change theirs
         self._engine = engine
@@ -181,6 +199,8 @@ class _Session:
         self._emit(PhaseBegan("search", self._study.limit, self._workers))
         if self._drive("search", self._next_of_search):
             return Ending.STOPPED
+        if self.spent:
+            return Ending.OUT_OF_SPEND
         finished = self._study.exhausted and not self._out_of_time()
         return Ending.FINISHED if finished else Ending.OUT_OF_TIME
 
@@ -191,11 +211,15 @@ class _Session:
         stopped = self._drive(
             "confirmation", lambda: self._to_confirm.popleft() if self._to_confirm else None
         )
+        if self.spent and not stopped:
+            return Ending.OUT_OF_SPEND
         return Ending.STOPPED if stopped else None
 
     def close(self) -> None:
         """End the workers, hand back what they had not finished, and note the time."""
         for job in self._engine.stop():
+            if job.probe:
+                continue
             attempt = self._running.pop(job.attempt).attempt
             answer = kept_answer(job)  # it may have finished after all
             with suppress(EvomergeError):  # then the next opening recovers it
@@ -206,6 +230,7 @@ class _Session:
         _remove(self._folder / SCRATCH)
         with suppress(EvomergeError):
             self._note_wall(0.0)
+            self._costs.close()
 
     def _drive(self, phase: Phase, next_task: Callable[[], _Task | None]) -> bool:
         """Run tasks until there are none; whether it was stopped."""
@@ -227,8 +252,9 @@ class _Session:
 
     def _fill(self, phase: Phase, next_task: Callable[[], _Task | None]) -> None:
         with suppress(Interrupted):
-            while self._engine.free and (task := next_task()) is not None:
-                self._begin(phase, task)
+            while self._engine.free and self._affordable() and (task := next_task()) is not None:
+                if self._passes_self_test():
+                    self._begin(phase, task)
 
     def _next_of_search(self) -> _Task | None:
         if self._out_of_time():
@@ -236,6 +262,37 @@ class _Session:
         with self._interrupts.breakable():
             candidate = self._study.ask_next()
         return None if candidate is None else _Task(candidate, ("search",))
+
+    def _affordable(self) -> bool:
+        self.spent = self.spent or self._costs.exhausted()
+        return self.spent is None
+
+    def _passes_self_test(self) -> bool:
+        """Ask the endpoints the test questions, once, before the first attempt of a run.
+
+        Raises:
+            ObjectiveError: if a server does not do what it is told.
+        """
+        if self._tested:
+            return True
+        job = probe_job(self._study)
+        self._engine.submit(job)
+        answers: list[Answer] = []
+        with self._interrupts.breakable():
+            while not answers:
+                answers = self._engine.wait(_LOOK)
+        self._pay(answers[0])
+        if self.spent is None and answers[0].outcome is not Outcome.SUCCEEDED:
+            raise ObjectiveError(
+                f"the self-test failed: {answers[0].reason}", place=str(job.folder)
+            )
+        self._tested = self.spent is None
+        return self._tested
+
+    def _pay(self, answer: Answer) -> None:
+        self.spent = self.spent or answer.spent
+        if self._costs.settle():
+            self._emit(Paid(self._costs.spent))
 
     def _begin(self, phase: Phase, task: _Task) -> None:
         candidate, worker = task.candidate, self._engine.next_worker()
@@ -258,6 +315,9 @@ class _Session:
 
     def _end(self, answer: Answer) -> None:
         reach("loop.before-end")
+        self._pay(answer)
+        if answer.attempt == NOBODY:  # a self-test that a signal broke off
+            return
         running = self._running[answer.attempt]
         if answer.outcome is not Outcome.SUCCEEDED:  # its worker may have had no time to
             _remove(scratch_folder(self._folder, answer.attempt))
@@ -286,7 +346,7 @@ class _Session:
     def _judge_confirmation(self, task: _Task, answer: Answer) -> None:
         """Trials keep their state here; what cannot be confirmed is said in the result."""
         number = task.candidate.number
-        if answer.outcome is Outcome.SUCCEEDED:
+        if answer.outcome is Outcome.SUCCEEDED or answer.spent:
             return
         self._tries[number] += 1
         dies = answer.outcome in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY)

@@ -29,7 +29,7 @@ from evomerge.study.inputs import (
     store_inputs,
 )
 from evomerge.study.lock import Lock
-from evomerge.study.schema import READABLE_BY
+from evomerge.study.schema import MIGRATIONS, READABLE_BY
 from evomerge.study.telling import store_reference
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ def _create(campaign: Campaign, place: Path, database: Database) -> Charter:
 def _resume(campaign: Campaign, place: Path, database: Database) -> Charter:
     charter = load_charter(database)
     _check_identity(campaign, charter, place)
+    _migrate(database, place)
     inputs = read_inputs(campaign, place)
     _check_inputs(load_inputs(database), inputs, campaign.path, place)
     _check_counts(campaign, charter, place)
@@ -177,6 +178,14 @@ def _resume(campaign: Campaign, place: Path, database: Database) -> Charter:
     if not (place / folder.BACKUP).exists():  # its writer died before the first one
         database.copy_to(place / folder.BACKUP)
     return charter
+
+
+def _migrate(database: Database, place: Path) -> None:
+    """Bring the tables of an earlier evomerge up to date; its backup is of before that."""
+    if database.version < len(MIGRATIONS):
+        database.copy_to(place / folder.BACKUP)
+        with database.transaction("migrate"):
+            database.migrate()
 
 
 def _check_identity(campaign: Campaign, charter: Charter, place: Path) -> None:

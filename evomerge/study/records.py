@@ -73,12 +73,16 @@ class Spend:
         attempts: begun.
         seconds: of evaluation, all workers together.
         wall_seconds: that the loop has run.
+        requests, tokens, money: at endpoints, retries and self-tests included.
     """
 
     trials: int
     attempts: int
     seconds: float
     wall_seconds: float
+    requests: int = 0
+    tokens: int = 0
+    money: float = 0.0
 
 
 @dataclass(frozen=True)

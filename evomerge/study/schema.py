@@ -113,5 +113,16 @@ CREATE TABLE events (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_COSTS = """
+-- What attempts have cost at endpoints, by kind: requests, tokens, money; attempt 0 is the
+-- self-tests. Sums, copied from the file of endpoints: written again they change nothing.
+CREATE TABLE costs (
+    attempt INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    amount REAL NOT NULL,
+    PRIMARY KEY (attempt, kind)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _COSTS)
 """Migration k is at index k - 1; the schema's version is their count."""

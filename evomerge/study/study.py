@@ -7,8 +7,7 @@
             study.tell(candidate, {"gsm8k": Scores(items=[...], margins=[...])})
         print(study.front())
 
-The study's database is the truth. Whatever returns from `ask`, `tell`, `begin` or `end` is on the
-disk; what was interrupted before left no trace.
+The database is the truth. What returns from `ask`, `tell`, `begin` or `end` is on the disk.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any
 from evomerge.errors import UsageError
 from evomerge.goals import Goal, loss_limits
 from evomerge.interfaces import Sampler, SearchProblem
+from evomerge.objectives.endpoint.store import Charge
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.recipe import BoundRecipe
 from evomerge.space import Array
@@ -107,10 +107,7 @@ class Study:
 
     @classmethod
     def read(cls, place: Path | str) -> Study:
-        """Opens a study to look at it, also while another process writes; changes nothing.
-
-        Args:
-            place: a study's folder, or a campaign file.
+        """Opens a study's folder, or a campaign's, to look at it, also while another writes.
 
         Raises:
             StudyError: if there is none.
@@ -367,6 +364,15 @@ class Study:
     def spend(self) -> Spend:
         """What the study has cost so far, over all its sessions."""
         return journal.total(self._database, carried=self.charter.carried)
+
+    def costs(self) -> dict[int, Charge]:
+        """What each attempt has cost at endpoints; 0 is the self-tests."""
+        return journal.load_costs(self._database)
+
+    def settle_costs(self, costs: Mapping[int, Charge]) -> None:
+        """Records sums by attempt in place of those recorded before."""
+        with self._database.transaction("costs"):
+            journal.store_costs(self._database, costs)
 
     def export(
         self, out: Path | str, *, trial: int | None = None, dtype: str | None = None

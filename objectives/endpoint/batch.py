@@ -53,6 +53,8 @@ class Batch:
                 for key in dict.fromkeys(keys)
             }
             done = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        if self._desk.store is not None:
+            self._desk.store.flush()
         found = dict(zip(tasks, done, strict=True))
         failed = [x for x in done if isinstance(x, BaseException) and not isinstance(x, _Halted)]
         if failed:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from evomerge.objectives.endpoint.batch import Batch
 from evomerge.objectives.endpoint.failures import EndpointError
 from evomerge.objectives.endpoint.options import EndpointOptions
-from evomerge.objectives.endpoint.query import Desk, Query, Usage, text_bytes, usage_of
+from evomerge.objectives.endpoint.query import Desk, Query, Usage, body_bytes, usage_of
 from evomerge.objectives.endpoint.secrets import secret_from
 from evomerge.objectives.endpoint.store import Charge
 
@@ -57,6 +56,8 @@ class Client:
         """
         if not queries:
             return []
+        from evomerge.objectives.endpoint.batch import Batch  # and with it the HTTP library
+
         options = self.options
         secret = secret_from(options.api_key_env) if options.api_key_env else None
         return _finished(Batch(self, secret).answers(queries))
@@ -100,8 +101,8 @@ class Client:
         return Charge(requests, total, money)
 
     def most(self, query: Query) -> Charge:
-        """The most that a request can cost: a token for each byte of text, and those it may add."""
-        return self.charge(Usage(text_bytes(query.body), query.tokens))
+        """The most that a request can cost: a token for each byte, and those it may add."""
+        return self.charge(Usage(body_bytes(query.body), query.tokens))
 
     def true_charge(self, answer: Any) -> Charge | None:
         """What an answer says it has cost; None where it does not say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
@@ -19,7 +20,7 @@ class Query:
         candidate: JSON that tells this candidate from others where the body does not: for servers
             whose mix is a state. Part of the answer's address.
         tokens: the most that it can cost besides the body's own, which are counted as one for
-            each byte of text until the server says how many they were.
+            each byte until the server says how many they were.
         pure: whether the same query has the same answer, so that it may be kept; False for what
             changes the server or reads its state.
         reads: what the reply is.
@@ -74,12 +75,6 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def text_bytes(value: Any) -> int:
-    """Bytes of all texts in a body; a token takes one at least. Ids of tokens count as one."""
-    if isinstance(value, str):
-        return len(value.encode())
-    if isinstance(value, Mapping):
-        return sum(text_bytes(inner) for inner in value.values())
-    if isinstance(value, list | tuple):
-        return sum(text_bytes(inner) for inner in value)
-    return int(isinstance(value, int) and not isinstance(value, bool))
+def body_bytes(body: Any) -> int:
+    """Bytes of a body as JSON: more than its tokens, those that a chat template adds among them."""
+    return 0 if body is None else len(json.dumps(body, ensure_ascii=False).encode())

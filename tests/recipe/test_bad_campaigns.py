@@ -223,12 +223,10 @@ CASES = {
     ),
     "tag": Bad("auto", "!!python/name:os.system", "15:10", "tag"),
     "tab": Bad("  method", "\tmethod", "7:1", "a tab is not allowed"),
+    "requests": Bad("hours: 12", "requests: 0", "16:33", "a whole number, 1 or more, is wanted"),
+    "tokens": Bad("hours: 12", "tokens: 20X", "16:31", "a count such as 5000, 500k or 20M"),
+    "money": Bad("hours: 12", "money: 0", "16:30", "a number above 0"),
     # What later versions bring.
-    "requests": Bad(
-        "hours: 12", "requests: 5", "16:23", "budget.requests is not in this version yet"
-    ),
-    "tokens": Bad("hours: 12", "tokens: 20M", "16:23", "not in this version yet"),
-    "money": Bad("hours: 12", "money: 25.0", "16:23", "not in this version yet"),
     "ray": Bad("local", "ray", "18:9", "'ray' is not in this version yet"),
     "split signs": Bad("split_signs: false", "split_signs: 3", "10:16", "true or false"),
     "http": Bad("jsonl", "http", "12:39", "not in this version yet"),

@@ -18,6 +18,9 @@ from evomerge.errors import StudyDamagedError
 from evomerge.study.folder import RESULT
 from evomerge.trial import Evaluation, Outcome, Scores, Split
 
+NOBODY = 0
+"""In place of an attempt's number: a self-test, which belongs to none."""
+
 Items = tuple[int, ...] | None
 """Indices of the items to measure; None for an objective without items."""
 
@@ -51,6 +54,8 @@ class Job:
         scratch: shared by all attempts; merged checkpoints lie there while they are measured.
         method, parameters: of the candidate.
         splits: what to measure: items by metric, by split.
+        probe: nothing is measured: the endpoints are tested by these items, see
+            `evomerge.study.workers.probes`.
     """
 
     attempt: int
@@ -61,6 +66,7 @@ class Job:
     method: str
     parameters: Mapping[str, float]
     splits: Mapping[Split, Mapping[str, Items]]
+    probe: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Broken:
     cause: str
     place: str | None = None
     command: str | None = None
+    kept: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class Answer:
         seconds: wall time of the whole attempt in the worker.
         discard: the process may be harmed (out of memory, a CUDA error) and is to be replaced.
         broken: a failure that is no candidate's fault (no disk space): stops the campaign.
+        spent: the budget that kept it from its end, in words; the trial is put back.
     """
 
     attempt: int
@@ -105,6 +113,7 @@ class Answer:
     seconds: float = 0.0
     discard: bool = False
     broken: Broken | None = None
+    spent: str | None = None
 
     def is_of(self, job: Job) -> bool:
         """Whether it answers this very job."""

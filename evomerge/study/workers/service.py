@@ -14,8 +14,9 @@ from pathlib import Path
 
 from evomerge import errors
 from evomerge.checkpoint.files import write_file
-from evomerge.errors import CheckpointError, DiskFullError, EvomergeError
+from evomerge.errors import CheckpointError, DiskFullError, EvomergeError, StoppedError
 from evomerge.faults import reach
+from evomerge.objectives.endpoint.failures import EndpointDownError
 from evomerge.study.folder import LOG, RESULT
 from evomerge.study.workers.evaluator import Evaluator, versions
 from evomerge.study.workers.messages import (
@@ -81,7 +82,7 @@ def broken(error: BaseException) -> Broken:
     """The error as a message; one that is not ours is the objective's, raised while it loaded."""
     if isinstance(error, EvomergeError):
         name = next(c.__name__ for c in type(error).__mro__ if hasattr(errors, c.__name__))
-        return Broken(name, error.cause, error.place, error.command)
+        return Broken(name, error.cause, error.place, error.command, error.kept)
     return Broken("ObjectiveError", f"a worker cannot start: {reason_of(error)}")
 
 
@@ -97,6 +98,8 @@ def outcome_of(error: BaseException) -> Outcome:
     """What an exception says about the attempt; torch's are told by name, without torch."""
     if isinstance(error, InvalidScoresError):
         return Outcome.INVALID
+    if isinstance(error, StoppedError):
+        return Outcome.LOST
     names = {c.__name__ for c in type(error).__mro__}
     allocator = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     if names & {"MemoryError", "OutOfMemoryError"}:
@@ -133,13 +136,14 @@ def _failure(job: Job, error: BaseException, seconds: float) -> Answer:
         seconds=seconds,
         discard=harmed,
         broken=broken(error) if _nobodys_fault(error) else None,
+        spent=error.cause if isinstance(error, StoppedError) else None,
     )
 
 
 def _nobodys_fault(error: BaseException) -> bool:
-    """Whether every other candidate would fare the same: no space, or a model's file changed."""
+    """Whether others would fare the same: no space, a model's file changed, the server is down."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or isinstance(error, DiskFullError | CheckpointError)
+    return full or isinstance(error, DiskFullError | CheckpointError | EndpointDownError)
 
 
 def _keep(answer: Answer, folder: Path) -> None:

@@ -200,5 +200,7 @@ def _how(code: int) -> str:
 
 def _error(broken: Broken) -> EvomergeError:
     kind = getattr(errors, broken.error, ObjectiveError)
-    error: EvomergeError = kind(broken.cause, place=broken.place, command=broken.command)
+    error: EvomergeError = kind(
+        broken.cause, place=broken.place, kept=broken.kept, command=broken.command
+    )
     return error

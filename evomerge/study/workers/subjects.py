@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evomerge.merging.live import LiveMerge
     from evomerge.merging.merger import Merger
     from evomerge.objectives.subject import LiveModel
-    from evomerge.recipe.recipe import BoundRecipe
+    from evomerge.recipe.recipe import BoundRecipe, Reference
 
 
 class Subjects:
@@ -45,6 +45,10 @@ class Subjects:
             _ = self._merger
         if "coefficients" in needs:
             _ = self._recipe
+
+    def references(self) -> tuple[Reference, ...]:
+        """The base, each model, their average: what every study measures first."""
+        return self._recipe.references()
 
     @contextmanager
     def of(self, job: Job) -> Iterator[Mapping[Need, Any]]:

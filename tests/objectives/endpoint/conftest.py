@@ -1,15 +1,8 @@
-"""A JSON server on the loopback, and a proxy in front of it that does what networks do."""
+"""Clients of loopback servers, with waits that tests can afford."""
 
 from __future__ import annotations
 
-import json
-import socket
-import struct
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,137 +11,7 @@ from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.options import EndpointOptions
 from evomerge.objectives.endpoint.query import Desk
 from evomerge.objectives.endpoint.store import Limits, Store
-from evomerge.randomness import generator
-
-
-@dataclass
-class Loopback:
-    """What a test says the server does, and what the server saw.
-
-    Attributes:
-        reply: body (None without one) and path to status, headers and body.
-        fault: number of the request, from 0, to what happens to it instead of an answer.
-        seen: bodies that were answered, in order.
-        headers: of the last request.
-        requests: all that arrived, faults among them.
-    """
-
-    reply: Callable[[Any, str], tuple[int, dict[str, str], bytes]]
-    fault: Callable[[int], str | None] = lambda number: None
-    seen: list[Any] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
-    requests: int = 0
-    port: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-def as_json(value: Any, status: int = 200, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """A JSON reply."""
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return status, {"Content-Type": "application/json", **named}, json.dumps(value).encode()
-
-
-FAULTS = ("429", "500", "503", "reset", "garbage", "half", "drip")
-
-
-def random_faults(seed: int, share: float, *kinds: str) -> Callable[[int], str | None]:
-    """Deterministic: the fault of request n depends on seed and n alone."""
-
-    def fault(number: int) -> str | None:
-        draw = generator(seed, "fault", number)
-        return str(draw.choice(kinds or FAULTS)) if draw.random() < share else None
-
-    return fault
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        raw = self.rfile.read(length)
-        body = json.loads(raw) if raw else None
-        loop = self.server.loopback
-        with loop.lock:
-            number, loop.requests = loop.requests, loop.requests + 1
-            loop.headers = dict(self.headers)
-        fault = loop.fault(number)
-        if fault is not None:
-            self._fail(fault)
-            return
-        status, headers, data = loop.reply(body, self.path)
-        with loop.lock:
-            loop.seen.append(body)
-        self._send(status, {"Content-Length": str(len(data)), **headers}, data)
-
-    do_GET = do_POST
-
-    def _send(self, status: int, headers: dict[str, str], data: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _fail(self, fault: str) -> None:
-        match fault:
-            case "reset":
-                linger = struct.pack("ii", 1, 0)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                self.close_connection = True
-                self.connection.close()
-            case "garbage":
-                self._send(200, {"Content-Type": "application/json"}, b'<html>"NaN"</html>')
-            case "half":
-                self._send(200, {"Content-Length": "400"}, b'{"score": 0.')
-            case "drip":
-                self._send(200, {"Content-Length": "400"}, b"{")
-                self.server.stopping.wait()
-            case _:
-                headers = {"Retry-After": "0.01"} if fault == "429" else {}
-                self._send(int(fault), headers, b'{"error": "try again"}')
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed."""
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    loopback: Loopback
-    stopping: threading.Event
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the server."""
-
-
-@contextmanager
-def served(loopback: Loopback) -> Iterator[Loopback]:
-    """The server, until the block ends."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.loopback, server.stopping = loopback, threading.Event()
-    loopback.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield loopback
-    finally:
-        server.stopping.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Loopback]]:
-    """Starts servers that end with the test."""
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        yield lambda *args, **kwargs: stack.enter_context(served(Loopback(*args, **kwargs)))
+from tests.conftest import Loopback
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError, SpendError
 from evomerge.objectives.endpoint.query import Query
 from evomerge.objectives.endpoint.store import Charge, Limits, Store
-
-from .conftest import Loopback, as_json, random_faults
+from tests.conftest import Loopback, as_json, random_faults
 
 Serve = Callable[..., Loopback]
 Make = Callable[..., Client]
@@ -48,8 +47,8 @@ def test_answers_come_in_the_order_of_the_queries_and_are_kept(
     assert server.requests == 3, "equal queries are sent once"
     assert [a["twice"] for a in client.ask(numbers(1, 4))] == [2, 8]
     assert server.requests == 4, "what was answered is not asked again"
-    # One integer in each body: a token each, for the server says nothing else.
-    assert store.spent() == Charge(requests=4, tokens=4)
+    # {"n": 3} is 8 bytes: at most so many tokens, for the server says nothing else.
+    assert store.spent() == Charge(requests=4, tokens=32)
 
 
 def test_the_address_of_an_answer_is_endpoint_build_candidate_body_and_path(
@@ -79,8 +78,8 @@ def test_a_fifth_of_all_requests_failing_changes_no_answer_and_every_try_is_coun
     ("said", "tokens", "money"),
     [
         ({"usage": {"prompt_tokens": 7, "completion_tokens": 2}}, 9, 0.5 + 7e-6 + 4e-6),
-        # "abc" is at most 3 tokens; 10 more were allowed; the server did not say.
-        ({"usage": {"prompt_tokens": "many"}}, 13, 0.5 + 3e-6 + 20e-6),
+        # {"text": "abc"} is at most 15 tokens; 10 more were allowed; the server did not say.
+        ({"usage": {"prompt_tokens": "many"}}, 25, 0.5 + 15e-6 + 20e-6),
     ],
 )
 def test_what_a_request_costs_is_what_the_server_counted_else_the_most_it_could(
@@ -107,7 +106,7 @@ def test_nothing_is_sent_that_could_exceed_the_budget(
     assert [a["twice"] for a in again.ask(numbers(0, 1, 2))] == [0, 2, 4], "kept answers are free"
 
 
-@pytest.mark.parametrize("limits", [Limits(tokens=25), Limits(money=0.25)])
+@pytest.mark.parametrize("limits", [Limits(tokens=40), Limits(money=0.25)])
 def test_tokens_and_money_are_limited_by_the_most_that_a_request_may_cost(
     limits: Limits, serve: Serve, client_of: Make
 ) -> None:
@@ -115,7 +114,7 @@ def test_tokens_and_money_are_limited_by_the_most_that_a_request_may_cost(
     client = client_of(server, limits=limits, prices={"completion": 10_000})
     with pytest.raises(SpendError):
         client.ask([Query({"n": n}, tokens=10) for n in range(9)])
-    assert server.requests == 2, "each costs 11 tokens or 0.1, unless the server says less"
+    assert server.requests == 2, "each may cost 18 tokens, or 0.1"
 
 
 def test_a_refusal_that_all_would_get_is_the_endpoints_fault_and_is_not_tried_again(
