@@ -156,6 +156,7 @@ def lineage_of(
         study=study.name,
         scores=trial.results,
         adapter=adapter,
+        vocabulary=campaign.recipe.vocabulary,
     )
 
 

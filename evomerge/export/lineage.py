@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge._version import __version__
+from evomerge.merging.plan import Vocabulary
 from evomerge.trial import Measured, Split
 
 MANIFEST = "evomerge.json"
@@ -79,6 +80,7 @@ class Lineage:
     study: str | None = None
     scores: Mapping[Split, Mapping[str, Measured]] = field(default_factory=dict)
     adapter: AdapterForm | None = None
+    vocabulary: Vocabulary = "refuse"
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's content, without the digests of the files beside it."""
@@ -95,6 +97,7 @@ class Lineage:
             "dtype": self.dtype,
             "form": self.form(),
             "adapter": None if self.adapter is None else self._adapter(self.adapter),
+            "vocabulary": self.vocabulary,
             "base": _parent(self.base),
             "models": {model.name: _parent(model) for model in self.models},
             "scores": {

@@ -84,6 +84,7 @@ def _write_recipe(
         method=wanted.recipe.method,
         parameters=wanted.parameters,
         groups={group: len(names) for group, names in bound.groups.items()},
+        vocabulary=wanted.recipe.vocabulary,
         dtype=dtype or wanted.dtype,
         adapter=adapter,
     )

@@ -76,7 +76,9 @@ def write_checkpoint(
             for model in (base, *models.values()):
                 own_tensors(model).recall(cache)
         merger = Merger(
-            *(inputs(base, models) if inputs else (base, models)), index=cache_folder() / INDEX
+            *(inputs(base, models) if inputs else (base, models)),
+            index=cache_folder() / INDEX,
+            vocabulary=lineage.vocabulary,
         )
         with staged_folder(target, replace=replace) as folder:
             size = shard_size or DEFAULT_SHARD_SIZE
@@ -84,7 +86,8 @@ def write_checkpoint(
             _check_finite(written.non_finite, target)
             _copy_side_files(base, models, folder)
             adapters = any(isinstance(model, Adapter) for model in models.values())
-            if MERGEKIT not in files and not adapters:
+            same_rows = lineage.vocabulary == "refuse"
+            if MERGEKIT not in files and not adapters and same_rows:
                 _write_mergekit(plan, lineage, base, dtype, folder)
             for name, content in files.items():
                 (folder / name).write_bytes(content)

@@ -24,6 +24,8 @@ RECOMPUTED = ("rotary_emb.inv_freq", "attn.masked_bias")
 
 _HEAD = "lm_head.weight"
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+ROWS_OF_TOKENS = (_HEAD, *_EMBEDDINGS)
+"""Endings of the tensors that have a row for each token."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,12 @@ def _shape_text(name: str, entry: TensorEntry, other: TensorEntry) -> str:
         f"tensor {quoted(entry.name)} has the shape {list(entry.shape)} in the base "
         f"and {list(other.shape)} in model {quoted(name)}"
     )
-    vocabulary = entry.name.endswith((_HEAD, *_EMBEDDINGS)) and entry.shape[1:] == other.shape[1:]
-    return f"{text}: their vocabularies differ" if vocabulary else text
+    vocabulary = entry.name.endswith(ROWS_OF_TOKENS) and entry.shape[1:] == other.shape[1:]
+    if not vocabulary:
+        return text
+    return (
+        f"{text}: their vocabularies differ; 'vocabulary: common' under merge merges what is shared"
+    )
 
 
 def _joined(words: Iterable[str], most: int = 5) -> str:

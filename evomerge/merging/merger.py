@@ -37,11 +37,12 @@ from evomerge.merging.fused import Run, blend, fits, formula
 from evomerge.merging.index import MagnitudeIndex, VectorKey
 from evomerge.merging.magnitudes import MagnitudeTable
 from evomerge.merging.method import Chunk, Settings, Surveying, check_count, check_settings
-from evomerge.merging.plan import MergePlan
+from evomerge.merging.plan import MergePlan, Vocabulary
 from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
 from evomerge.merging.to_disk import StreamedMerge
+from evomerge.merging.vocabulary import refitted
 
 FACTOR_BYTES = 256_000_000
 """What factors of adapters may take in memory; beyond that they are read anew each time."""
@@ -79,6 +80,7 @@ class Merger:
         compiled: whether the compiled loops may be used, which give the same bits as torch; by
             default, where the base has more than `WORTH_COMPILED` entries.
         index: the tables of magnitudes; given as the folder where they outlive the process.
+        vocabulary: what becomes of rows where vocabularies differ.
         follows: a head that is stored although it is tied, to the embeddings that it is.
 
     Raises:
@@ -92,7 +94,9 @@ class Merger:
         *,
         compiled: bool | None = None,
         index: Path | None = None,
+        vocabulary: Vocabulary = "refuse",
     ) -> None:
+        models = refitted(base, models, vocabulary)
         errors = [p.text for p in problems(base, models) if p.severity == "error"]
         if errors:
             raise CheckpointError("; ".join(errors), place=shown(base.path))

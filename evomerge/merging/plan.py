@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from evomerge.merging.method import Settings
+
+Vocabulary = Literal["refuse", "common", "base"]
+"""What becomes of models with another vocabulary, see `evomerge.merging.vocabulary`."""
+
+VOCABULARIES: tuple[Vocabulary, ...] = get_args(Vocabulary)
 
 
 @dataclass(frozen=True)

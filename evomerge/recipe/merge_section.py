@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from evomerge.errors import CampaignError, UsageError
 from evomerge.merging.method import Field
+from evomerge.merging.plan import VOCABULARIES, Vocabulary
 from evomerge.recipe import families, later
 from evomerge.recipe.groups import MODULES, RESERVED, RULES, Grouping, Layers, Module, Rule
 from evomerge.recipe.pins import Pin, check_ties, field_value, pin
@@ -70,6 +71,7 @@ def _recipe(top: Section, folder: Path) -> tuple[Recipe, Section]:
         grouping=_grouping(merge.section("groups")),
         pins=_pins(merge, models, families.fields_of(method)),
         seed=merge.get("seed", integer(0), 0),
+        vocabulary=cast(Vocabulary, merge.get("vocabulary", word(*VOCABULARIES), "refuse")),
     )
     for part in models.values():
         part.finish()

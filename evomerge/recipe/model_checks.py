@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from evomerge.checkpoint.folder import read_json
 from evomerge.checkpoint.models import Model, own_tensors
 from evomerge.checkpoint.names import listed, quoted
 from evomerge.errors import CheckpointError
+from evomerge.merging.plan import Vocabulary
 from evomerge.recipe.findings import Finding, failure, info, refusal, warning
 
 CARD_HEAD_BYTES = 16_384
@@ -29,11 +31,13 @@ _IDLE_KEYS = re.compile(
 _BROKEN_MODEL = CheckpointError.exit_code
 
 
-def check_models(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
+def check_models(
+    base: Checkpoint, models: Mapping[str, Model], vocabulary: Vocabulary = "refuse"
+) -> Iterator[Finding]:
     """All findings that need the files of base and models; tensors are read for NaN alone."""
-    yield from _shapes(base, models)
+    yield from _shapes(base, models, vocabulary)
     yield from _configs(base, models)
-    yield from _tokenizers(base, models)
+    yield from _tokenizers(base, models, vocabulary)
     yield from _dtypes(base, models)
     yield from _licenses(base, models)
     yield from _not_finite({"base": base, **models})
@@ -51,10 +55,20 @@ def stated_license(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def _shapes(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
+def _shapes(
+    base: Checkpoint, models: Mapping[str, Model], vocabulary: Vocabulary
+) -> Iterator[Finding]:
     from evomerge.merging.compatibility import problems
+    from evomerge.merging.vocabulary import refitted, rows_used
 
-    for problem in problems(base, models):
+    for name, rows in rows_used(base, models, vocabulary).items():
+        for tensor, used in rows.items():
+            own, rest = own_tensors(models[name]).entry(tensor), base.entry(tensor).shape[0] - used
+            text = (
+                f"{quoted(tensor)}: {used} of the {own.shape[0]} rows of {quoted(name)} are merged"
+            )
+            yield info("vocabulary", f"{text}; for {rest} rows of the base it counts as unchanged")
+    for problem in problems(base, refitted(base, models, vocabulary)):
         code = _BROKEN_MODEL if problem.severity == "error" else 0
         yield Finding(problem.severity, "tensors", problem.text, code)
 
@@ -93,12 +107,14 @@ def _tied(base: Checkpoint, config: Mapping[str, Any]) -> Iterator[Finding]:
         yield info("tied weights", "the head is the embeddings; their rule holds for both")
 
 
-def _tokenizers(base: Checkpoint, models: Mapping[str, Model]) -> Iterator[Finding]:
+def _tokenizers(
+    base: Checkpoint, models: Mapping[str, Model], vocabulary: Vocabulary
+) -> Iterator[Finding]:
     own_tokens, own_template = _vocabulary(base.path), _chat_template(base.path)
     for name, model in models.items():
         tokens, template = _vocabulary(model.path), _chat_template(model.path)
-        if tokens and own_tokens and tokens != own_tokens:
-            count = len(tokens.items() ^ own_tokens.items())
+        count = _differences(own_tokens, tokens, shared=vocabulary != "refuse")
+        if count:
             text = f"{quoted(name)} and the base differ in {count} entries of their vocabularies"
             yield warning("tokenizer", f"{text}; the same row then means different tokens")
         if template and template != own_template:
@@ -159,6 +175,14 @@ def _floats(model: Model) -> frozenset[str]:
 
 def _config(model: Model) -> Mapping[str, Any]:
     return {} if isinstance(model, Adapter) else model.config() or {}
+
+
+def _differences(own: Mapping[str, int], other: Mapping[str, int], *, shared: bool) -> int:
+    """Tokens whose rows differ; where rows that only one has are no matter, of the shared rows."""
+    if not own or not other:
+        return 0
+    rows = min(max(own.values()), max(other.values())) + 1 if shared else math.inf
+    return sum(row < rows for _, row in own.items() ^ other.items())
 
 
 def same_vocabulary(first: Path, second: Path) -> bool:

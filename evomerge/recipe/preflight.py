@@ -54,7 +54,9 @@ def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
             yield failure(name, _with_hub_hint(error, campaign.folder, path))
     base = opened.pop("base", None)
     if isinstance(base, Checkpoint):
-        yield from _guarded("models", lambda: check_models(base, opened))
+        yield from _guarded(
+            "models", lambda: check_models(base, opened, campaign.recipe.vocabulary)
+        )
         yield from _sizes(campaign, base)
         yield from _guarded("recipe", lambda: _search(campaign, base))
     made = _made(campaign)

@@ -22,7 +22,7 @@ from evomerge.checkpoint.header import TensorEntry
 from evomerge.coefficients import Coefficients
 from evomerge.errors import CampaignError, UsageError
 from evomerge.merging.method import Field, MergeMethod, Settings, check_count
-from evomerge.merging.plan import MergePlan
+from evomerge.merging.plan import MergePlan, Vocabulary
 from evomerge.merging.registry import method_named
 from evomerge.recipe.anatomy import anatomy, depths
 from evomerge.recipe.coordinates import coordinate_of, group_coordinates
@@ -66,6 +66,7 @@ class Recipe:
         pins: ``MODEL/FIELD``, or ``FIELD``, to its pin; every field of the method is there.
         warm_starts: measured after the references.
         seed: of the masks of methods that drop entries at random; one for all candidates.
+        vocabulary: what becomes of rows where the models' vocabularies differ from the base's.
     """
 
     base: Path
@@ -75,6 +76,7 @@ class Recipe:
     pins: Mapping[str, Pin]
     warm_starts: tuple[WarmStart, ...] = ()
     seed: int = 0
+    vocabulary: Vocabulary = "refuse"
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -84,7 +86,7 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """All that decides the space and the references, as JSON; not where the models lie."""
         pins = {name: self.range_of(name).to_json() for name in sorted(self.pins)}
-        return {
+        found = {
             "models": list(self.models),
             "method": self.method,
             "pins": pins,
@@ -92,6 +94,7 @@ class Recipe:
             "groups": self.grouping.to_json(),
             "warm_start": [[warm.method, dict(warm.parameters)] for warm in self.warm_starts],
         }
+        return found if self.vocabulary == "refuse" else {**found, "vocabulary": self.vocabulary}
 
     def range_of(self, name: str) -> Pin:
         """A pin with its range filled in from the method."""

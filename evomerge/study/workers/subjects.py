@@ -104,7 +104,12 @@ class Subjects:
 
         for model in (self._base, *self._models.values()):
             own_tensors(model).recall(self._campaign.study / CACHE)
-        return Merger(self._base, self._models, index=cache_folder() / INDEX)
+        return Merger(
+            self._base,
+            self._models,
+            index=cache_folder() / INDEX,
+            vocabulary=self._campaign.recipe.vocabulary,
+        )
 
     @cached_property
     def _live(self) -> tuple[LiveModel, LiveMerge]:
