@@ -14,6 +14,7 @@ from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
 from evomerge.checkpoint.folder import confined, read_json, side_files, weight_files
 from evomerge.checkpoint.header import TensorEntry
 from evomerge.checkpoint.names import listed, quoted, shown
+from evomerge.checkpoint.outline import Outline, is_outline
 from evomerge.checkpoint.pipeline import components, is_pipeline, pipeline_side_files
 from evomerge.checkpoint.shard import Shard
 from evomerge.errors import CheckpointError
@@ -38,16 +39,24 @@ class Checkpoint:
         tensors: by name, in the order of shards and of bytes within each.
         stems: how the weight files of a copy start, by what the names of their tensors start with:
             ``{"": "model"}``; for a pipeline ``{"unet/": "unet/diffusion_pytorch_model", ...}``.
+        outline: what there is instead of weights, where they lie elsewhere; else None.
     """
 
     def __init__(
-        self, path: Path, shards: Mapping[str, Shard], parts: Sequence[str] = ("",)
+        self,
+        path: Path,
+        shards: Mapping[str, Shard],
+        parts: Sequence[str] = ("",),
+        outline: Outline | None = None,
     ) -> None:
         self.path = path
+        self.outline = outline
         self.shards = tuple(shard.path for shard in shards.values())
         entries = {p: _entries(p, shards) for p in parts}
         self.tensors: Mapping[str, TensorEntry] = MappingProxyType(
             {name: entry for part in entries.values() for name, entry in part.items()}
+            if outline is None
+            else dict(outline.tensors)
         )
         self.stems = {part: part + _stem(part, shards) for part in parts}
         self._shards = dict(shards)
@@ -56,7 +65,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path | str) -> Checkpoint:
-        """Open a folder or a file.
+        """Open a folder, a file, or the outline of a model whose weights lie elsewhere.
 
         Raises:
             CheckpointError: it is not there, damaged, hostile, or in a format that is not read.
@@ -66,6 +75,8 @@ class Checkpoint:
             return _open_pipeline(place)
         if place.is_dir():
             return cls(place, _open_folder(place))
+        if place.is_file() and is_outline(place):
+            return cls(place, {}, outline=Outline.read(place))
         if place.is_file() and place.suffix == ".safetensors":
             return cls(place, {place.name: Shard(place.resolve())})
         raise _unreadable(place, str(path))
@@ -127,7 +138,7 @@ class Checkpoint:
             )
         result = out[: stop - start]
         offset = entry.start + start * DTYPES[entry.dtype].size
-        self._by_path[entry.shard].read_into(bytes_of(result), offset)
+        self._shard(entry).read_into(bytes_of(result), offset)
         return result
 
     def address(self, name: str) -> int | None:
@@ -143,7 +154,7 @@ class Checkpoint:
         entry = self.entry(name)
         if entry.start % DTYPES[entry.dtype].size:
             return None
-        return self._by_path[entry.shard].address(entry.start)
+        return self._shard(entry).address(entry.start)
 
     def tensor(self, name: str) -> torch.Tensor:
         """The whole tensor in its shape and stored dtype, on the CPU."""
@@ -173,7 +184,10 @@ class Checkpoint:
         Args:
             cache: a JSON file that remembers digests of unchanged files; safe to delete.
         """
-        return shard_digests({name: shard.path for name, shard in self._shards.items()}, cache)
+        files = {name: shard.path for name, shard in self._shards.items()}
+        if self.outline is not None:
+            files[self.path.name] = self.path
+        return shard_digests(files, cache)
 
     def recall(self, cache: Path) -> None:
         """Take over what a cache of `digests` has of these very files; nothing is computed."""
@@ -204,6 +218,11 @@ class Checkpoint:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _shard(self, entry: TensorEntry) -> Shard:
+        if self.outline is not None:
+            raise self._refused("is an outline; the weights are where the server is")
+        return self._by_path[entry.shard]
 
     def _refused(self, cause: str) -> CheckpointError:
         return CheckpointError(cause, place=shown(self.path))

@@ -36,6 +36,7 @@ COMMANDS = {
     "tell": "evomerge.cli.ask_tell:tell",
     "verify": "evomerge.cli.verify:verify",
     "dashboard": "evomerge.cli.report:dashboard",
+    "serve": "evomerge.cli.serve:serve",
     "plugins": "evomerge.cli.plugins:plugins",
 }
 DEBUG = "--debug"

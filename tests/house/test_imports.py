@@ -23,7 +23,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"study", "export", "report", "statistics"}),
     frozenset({"cli", "demo", "serve", "__main__"}),
 )
-TORCH_ROOMS = {"checkpoint", "merging", "objectives", "demo"}
+TORCH_ROOMS = {"checkpoint", "merging", "objectives", "demo", "serve"}
 OPTUNA_ROOMS = {"search", "study"}
 
 

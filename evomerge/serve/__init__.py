@@ -1,0 +1,1 @@
+"""The provider's side of black-box merging: an HTTP server that mixes by coefficients."""
