@@ -14,7 +14,7 @@ import numpy as np
 from evomerge.space import Array, Space
 from evomerge.trial import Scores
 
-Need = Literal["model", "folder", "coefficients"]
+Need = Literal["model", "folder", "coefficients", "candidate"]
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> Need:
-        """What `evaluate` is given: the live model, a checkpoint folder, or coefficients."""
+        """What `evaluate` is given: the live model, a checkpoint folder, coefficients, or both."""
         ...
 
     @property
@@ -223,7 +223,7 @@ class Objective(Protocol):
 
         Args:
             subject: as `needs` says: `evomerge.objectives.subject.LiveModel`, a `pathlib.Path`,
-                or the mapping of parameter values.
+                the mapping of parameter values, or `evomerge.objectives.subject.Written`.
             items: indices in [0, count); None when there are no items.
         """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,22 @@ def read_items(path: Path) -> tuple[Line, ...]:
     if not items:
         raise UsageError("there are no items; one JSON object per line is wanted", place=str(path))
     return items
+
+
+def items_of(given: Any, folder: Path) -> Sequence[Any] | None:
+    """The option ``items`` of objectives that pass them on: a file's values, or a count's indices.
+
+    Raises:
+        UsageError: if it is neither a JSONL file nor a positive count.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        lines = read_items(folder / Path(given).expanduser())
+        return tuple(line.value for line in lines)
+    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+        return range(given)
+    raise UsageError(f"items is {given!r:.80}; a JSONL file or a positive count is wanted")
 
 
 def _line(text: bytes, place: str) -> Line:

@@ -22,7 +22,7 @@ from evomerge.errors import UsageError
 from evomerge.interfaces import Need
 from evomerge.objectives import options as read
 from evomerge.objectives.functions import check_reference, load_function
-from evomerge.objectives.items import read_items
+from evomerge.objectives.items import items_of
 from evomerge.trial import Scores
 
 OPTIONS = ("function", "items", "needs", "kwargs")
@@ -51,7 +51,7 @@ class PythonObjective:
         self._reference = read.required_text(options, "function", "my_objective.py:score")
         self._needs = options.get("needs")
         self._kwargs = _kwargs(options.get("kwargs"))
-        self._items = _items(options.get("items"), folder)
+        self._items = items_of(options.get("items"), folder)
         check_reference(self._reference, folder)
         if self._needs is not None:
             _check_need(self._needs)
@@ -106,17 +106,6 @@ def _kwargs(given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
         raise UsageError(f"kwargs is {given!r:.80}; named arguments are wanted")
     return copy.deepcopy(dict(given))
-
-
-def _items(given: Any, folder: Path) -> Sequence[Any] | None:
-    if given is None:
-        return None
-    if isinstance(given, str):
-        lines = read_items(folder / Path(given).expanduser())
-        return tuple(line.value for line in lines)
-    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
-        return range(given)
-    raise UsageError(f"items is {given!r:.80}; a JSONL file or a positive count is wanted")
 
 
 def _check_need(need: Any) -> Need:

@@ -21,6 +21,7 @@ OBJECTIVES = Registry(
     {
         "python": "evomerge.objectives.python:PythonObjective",
         "jsonl": "evomerge.objectives.jsonl:JsonlObjective",
+        "command": "evomerge.objectives.command:CommandObjective",
         "lm_eval": "evomerge.objectives.harness:HarnessObjective",
         "template": "evomerge.objectives.template:TemplateObjective",
     },

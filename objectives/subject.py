@@ -114,3 +114,16 @@ class LiveModel:
     device: torch.device
     folder: Path
     language: LanguageModel | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A candidate on disk, with what it was mixed by.
+
+    Attributes:
+        folder: the merge as a checkpoint folder, with config and tokenizer; gone after the call.
+        coefficients: as an objective that needs these alone is given them.
+    """
+
+    folder: Path
+    coefficients: Mapping[str, Any]

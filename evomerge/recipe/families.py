@@ -32,7 +32,6 @@ _FAMILIES = Registry(
 
 _LATER_METHODS = re.compile(r"passthrough|arcee_fusion|metagpt")
 _LATER_OBJECTIVES = {
-    "command": "it comes with a later version; type: python can call a command",
     "http": "objectives behind an endpoint come with a later version",
     "http_chat": "objectives behind an endpoint come with a later version",
     "openai": "objectives behind an endpoint come with a later version",

@@ -47,7 +47,9 @@ merge:
 # Each goal is a metric and what measures it; at least one.
 goals:
   - metric: accuracy
-    objective: {{type: jsonl, items: items.jsonl}}    # or {{type: python, function: my.py:score}}
+    objective: {{type: jsonl, items: items.jsonl}}    # or {{type: python, function: my.py:score}},
+                                                  # {{type: lm_eval, task: arc_easy}},
+                                                  # {{type: command, command: [./judge.sh]}}
     direction: maximize
     # limit: 0.05        # a bound that has to hold
     # reference: 0.0     # bounds the hypervolume; by default from the base and the models

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.interfaces import Need
+from evomerge.objectives.subject import Written
 from evomerge.recipe.campaign import Campaign
 from evomerge.study.inputs import CACHE
 from evomerge.study.workers.messages import Job
@@ -41,7 +42,7 @@ class Subjects:
         self._needs = needs
         if "model" in needs:
             _ = self._live
-        if "folder" in needs:
+        if needs & {"folder", "candidate"}:
             _ = self._merger
         if "coefficients" in needs:
             _ = self._recipe
@@ -55,10 +56,12 @@ class Subjects:
         """Subjects by need; a folder is gone when the block ends."""
         with ExitStack() as stack:
             made: dict[Need, Any] = {}
-            if "coefficients" in self._needs:
+            if self._needs & {"coefficients", "candidate"}:
                 made["coefficients"] = self._recipe.coefficients(job.method, job.parameters)
-            if "folder" in self._needs:
+            if self._needs & {"folder", "candidate"}:
                 made["folder"] = stack.enter_context(self._written(job))
+            if "candidate" in self._needs:
+                made["candidate"] = Written(made["folder"], made["coefficients"])
             if "model" in self._needs:
                 live, merge = self._live
                 merge.apply(self._recipe.plan(job.method, job.parameters))
