@@ -75,3 +75,26 @@ def test_a_sparse_merge_is_left_unsaid() -> None:
 def test_a_density_without_weight_does_not_count() -> None:
     settings = {key: {"weight": (0.0, 0.5), "density": (0.2, 1.0)} for key in TENSORS}
     assert config("sparse_signed", settings) is not None
+
+
+def test_shares_are_weights_of_task_vectors() -> None:
+    said = config("linear", {key: {"weight": (1.0, 3.0)} for key in TENSORS})
+    assert said is not None
+    assert said["merge_method"] == "task_arithmetic"
+    assert [s["parameters"]["weight"] for s in said["slices"][1]["sources"][1:]] == [0.25, 0.75]
+
+
+def test_the_first_model_of_a_slerp_is_mergekit_s_base() -> None:
+    said = config("slerp", {key: {"t": 0.75 if "mlp" in key else 0.5} for key in TENSORS})
+    assert said is not None
+    assert (said["merge_method"], said["base_model"]) == ("slerp", "models/math")
+    last = said["slices"][1]
+    assert [source["model"] for source in last["sources"]] == ["models/math", "models/code"]
+    assert {"filter": "mlp", "value": 0.75} in last["parameters"]["t"]
+
+
+def test_a_method_that_is_not_at_work_everywhere_is_left_unsaid() -> None:
+    settings = {key: {"t": 0.5} for key in TENSORS[1:]}
+    assert config("slerp", settings) is None
+    nothing = {key: {"weight": (0.0, 0.0)} for key in TENSORS}
+    assert config("nuslerp", nothing) is None

@@ -333,6 +333,11 @@ def test_what_is_not_merged_is_refused_at_its_place(merge: Merge, text: str, wor
 
 # What mergekit itself makes of the same files.
 
+FOLDERS = ("out", "theirs")
+oracle = pytest.mark.skipif(
+    importlib.util.find_spec("mergekit") is None,
+    reason="the oracle mergekit==0.1.5 is not installed",
+)
 BASED = "base_model: origin\ndtype: float32\n"
 THREE = "models: [{model: a, parameters: {weight: 0.5}}, {model: b, parameters: {weight: 0.25}}]\n"
 FAR = "models: [{model: far_a}, {model: far_b}, {model: far_c}]\n"
@@ -381,31 +386,72 @@ FORMS = {
 }
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("mergekit") is None,
-    reason="the oracle mergekit==0.1.5 is not installed",
-)
+OURS = {
+    "sparse_signed": "parameters: {weight: {a: 0.5, b: -0.25}, a/0-1.mlp/weight: 0.75}",
+    "linear": "parameters: {weight: {a: 1, b: 3}, a/2-3.attention/weight: 0}",
+    "slerp": "parameters: {t: 0.25, 2-3.mlp/t: 0.5}",
+    "nuslerp": "parameters: {weight: {a: 1, b: 3}, a/2-3.attention/weight: 2}",
+    "multislerp": "parameters: {weight: {a: 1, b: 3}, b/0-1.mlp/weight: 2}",
+}
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_what_we_write_for_mergekit_we_read_as_the_same_merge(
+    home: Path, merge: Merge, tmp_path: Path, method: str
+) -> None:
+    said = written(home, method)
+    found = merge((said / "mergekit_config.yml").read_text())
+    expected = load_file(said / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def written(home: Path, method: str) -> Path:
+    """A recipe of ours, merged once."""
+    recipe, out = home / f"{method}.yaml", home / f"merged_{method}"
+    recipe.write_text(
+        f"base: origin\nmodels: {{a: a, b: b}}\nmerge:\n  method: {method}\n"
+        f"  groups: {{layers: 2, modules: [attention, mlp]}}\n  {OURS[method]}\n"
+    )
+    return out if out.exists() else write_merge(recipe, out)
+
+
+@oracle
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.filterwarnings("ignore")
-def test_mergekit_makes_the_same_tensors(
-    merge: Merge, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+def test_mergekit_makes_the_same_tensors(merge: Merge, tmp_path: Path, form: str) -> None:
+    found = merge(FORMS[form])
+    agree(found, theirs(FORMS[form], tmp_path / "theirs"))
+    ours, others = (json.loads((tmp_path / f / "config.json").read_text()) for f in FOLDERS)
+    assert ours["num_hidden_layers"] == others["num_hidden_layers"]
+
+
+@oracle
+@pytest.mark.parametrize("method", OURS)
+@pytest.mark.filterwarnings("ignore")
+def test_mergekit_reads_what_we_write_for_it(
+    home: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(home)
+    folder = written(home, method)
+    text = (folder / "mergekit_config.yml").read_text()
+    agree(load_file(folder / "model.safetensors"), theirs(text, tmp_path / "theirs"))
+
+
+def theirs(text: str, out: Path) -> dict[str, Tensor]:
+    """mergekit's own merge of a file."""
     config: Any = importlib.import_module("mergekit.config")
     running: Any = importlib.import_module("mergekit.merge")
-    found = merge(FORMS[form])
-    document = config.MergeConfiguration.model_validate(yaml.safe_load(FORMS[form]))
+    document = config.MergeConfiguration.model_validate(yaml.safe_load(text))
     options = running.MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False)
-    running.run_merge(document, str(tmp_path / "theirs"), options=options)
-    expected: dict[str, Tensor] = {}
-    for shard in (tmp_path / "theirs").glob("*.safetensors"):
-        expected |= load_file(shard)
+    running.run_merge(document, str(out), options=options)
+    return {n: t for shard in out.glob("*.safetensors") for n, t in load_file(shard).items()}
+
+
+def agree(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         largest = float(tensor.abs().max())
         difference = float((found[name] - tensor).abs().max())
         assert difference <= 2e-6 * max(largest, 1.0), (name, difference)
-    ours, theirs = (
-        json.loads((tmp_path / f / "config.json").read_text()) for f in ("out", "theirs")
-    )
-    assert ours["num_hidden_layers"] == theirs["num_hidden_layers"]
