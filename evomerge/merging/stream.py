@@ -21,7 +21,7 @@ from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
 from evomerge.merging.scratch import Scratch
 from evomerge.merging.sources import Staged, Stored
 
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**24
 """Inputs of one step, over all models."""
 
 BLOCKS = 3

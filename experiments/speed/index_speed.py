@@ -1,13 +1,15 @@
 """Counting magnitudes of four models against one plain read-and-subtract pass over the same files.
 
 The plain pass reads base and models and forms every difference in torch, in the same chunks, and
-keeps nothing. CPU time on one thread, medians of interleaved rounds.
+keeps nothing. The tables are also written to a cache folder, and found there by a second start. CPU
+time on one thread, medians of interleaved rounds.
 
     python experiments/speed/index_speed.py
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from evomerge.merging.entries import (
     read,
     spans,
 )
+from evomerge.merging.index import WORTH_A_FILE, MagnitudeIndex, VectorKey
 from evomerge.merging.scratch import Scratch
 
 
@@ -43,21 +46,38 @@ def main() -> None:
                         other = scratch.buffer("other", torch.float32, span[1] - span[0])
                         other.copy_(read(model, inputs.name, span, scratch)).sub_(first)
 
-        def count(compiled: bool) -> None:
+        def key(inputs: Inputs, i: int) -> VectorKey:
+            return VectorKey(inputs.name, MODELS[i], inputs.count, inputs.name, MODELS[i])
+
+        def count(compiled: bool, folder: Path | None = None) -> None:
             nonlocal largest
+            index = MagnitudeIndex(folder)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             for inputs in tensors:
                 tables = magnitude_tables(inputs, every, scratch, compiled=compiled)
-                largest = max(largest, *(table.size for table in tables.values()))
+                for i, table in tables.items():
+                    largest = max(largest, table.size)
+                    index.add(key(inputs, i), table)
+
+        def find() -> None:
+            index = MagnitudeIndex(Path(place, "index"))
+            for inputs in tensors:
+                found = [index.find(key(inputs, i)) for i in every]
+                if inputs.count >= WORTH_A_FILE and None in found:
+                    raise SystemExit(f"the tables of {inputs.name} are not there")
 
         work = {
             "read and subtract": subtract,
             "index, compiled": lambda: count(True),
+            "index, compiled, to disk": lambda: count(True, Path(place, "index")),
+            "index, from disk": find,
             "index, torch": lambda: count(False),
         }
         seconds = medians(work, 5)
     for name, time in seconds.items():
         ratio = time / seconds["read and subtract"]
-        print(f"{name:20s}{time * 1e3:8.0f} ms CPU{ratio:7.2f} x")
+        print(f"{name:26s}{time * 1e3:8.0f} ms CPU{ratio:7.2f} x")
     print(f"largest table: {largest / 1e3:.1f} kB per tensor and model")
 
 
