@@ -239,3 +239,20 @@ def test_sce(store: Store, shape: tuple[int, ...], density: float) -> None:
     large = [tensors[0], *(tensors[0] + 64 * (model - tensors[0]) for model in tensors[1:])]
     settings = {"weight": (1.0, 1.0, 1.0), "density": density}
     agree(ours(store, large, "sce", settings), theirs(large, "sce", select_topk=density), large)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.37, 0.9])
+def test_ties_over_the_whole_model_is_ties_of_all_tensors_as_one(
+    store: Store, density: float
+) -> None:
+    """mergekit trims a tensor at a time; one tensor that holds all of them is the paper's trim."""
+    tensors, sizes = members((400,)), [150, 0, 1, 249]
+    names = [f"t{i}" for i in range(len(sizes))]
+    cut = [dict(zip(names, tensor.split(sizes), strict=True)) for tensor in tensors]
+    base, *models = [store(parts) for parts in cut]
+    merger = Merger(base, {f"m{i}": model for i, model in enumerate(models)})
+    settings = {"weight": (0.7, 0.2, 1.1), "density": (density,) * 3, "scaling": 0.8}
+    found = torch.cat([merger.tensor(name, settings, "ties_model") for name in names])
+    weights, densities = settings["weight"], (density,) * 3
+    expected = theirs(tensors, "ties", weight=weights, density=densities, **{"lambda": 0.8})
+    agree(found, expected, tensors)
