@@ -16,10 +16,14 @@ SPLIT_MEANING: Mapping[Split, str] = {
 }
 
 
-def model_card(lineage: Lineage) -> str:
-    """Markdown with the front matter that model indexers read (``base_model``, ``merge``)."""
+def model_card(lineage: Lineage, *, library: str = "transformers") -> str:
+    """Markdown with the front matter that model indexers read (``base_model``, ``merge``).
+
+    Args:
+        library: that loads the folder.
+    """
     parts = [
-        _front_matter(lineage),
+        _front_matter(lineage, library),
         f"# {lineage.name}",
         _origin(lineage),
         _models(lineage),
@@ -38,11 +42,11 @@ def common_license(lineage: Lineage) -> str | None:
     return stated.pop() if len(stated) == 1 else None
 
 
-def _front_matter(lineage: Lineage) -> str:
+def _front_matter(lineage: Lineage, library: str) -> str:
     matter: dict[str, object] = {
         "base_model": [parent.spoken for parent in (lineage.base, *lineage.models)],
         "base_model_relation": "merge",
-        "library_name": "transformers",
+        "library_name": library,
         "tags": ["merge", "evomerge"],
     }
     if lineage.adapter is not None:

@@ -91,7 +91,9 @@ def write_checkpoint(
                 _write_mergekit(plan, lineage, base, dtype, folder)
             for name, content in files.items():
                 (folder / name).write_bytes(content)
-            (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
+            library = "transformers" if base.stems == MODEL else "diffusers"
+            card = model_card(lineage, library=library)
+            (folder / "README.md").write_text(card, encoding="utf-8")
             (folder / MANIFEST).write_bytes(manifest(folder, lineage.to_json(), written.digests))
     return target
 

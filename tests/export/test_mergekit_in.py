@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,44 @@ def test_layers_from_elsewhere_make_a_model_with_another_number_of_layers(
     assert (found["embed"], found["norm"], found["head"]) == (0, 100, 100)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_hidden_layers"] == 6
+
+
+def test_what_the_config_lists_by_layer_moves_with_the_layers(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "low", tmp_path / "mixed")
+    kinds = ["full", "sliding", "full", "linear"]
+    config = {**CONFIG, "layer_types": kinds}
+    (tmp_path / "mixed" / "config.json").write_text(json.dumps(config))
+    text = "merge_method: passthrough\nslices: [{sources: [{model: mixed, layer_range: [1, 4]}]}]"
+    (tmp_path / "config.yml").write_text(text)
+    found = json.loads(
+        (write_merge(tmp_path / "config.yml", tmp_path / "out") / "config.json").read_text()
+    )
+    assert (found["num_hidden_layers"], found["layer_types"]) == (3, kinds[1:])
+
+
+def test_numbers_without_effect_are_noted(home: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    models = f"models: [{{model: {home / 'one'}, parameters: {{weight: 1}}}}]"
+    text = TASK.replace("zero", str(home / "zero")) + models + "\nparameters: {int8_mask: true}"
+    (tmp_path / "config.yml").write_text(text)
+    write_merge(tmp_path / "config.yml", tmp_path / "out", note=said.append)
+    assert said == ["int8_mask has no effect here"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_base_s_tokenizer_is_taken_where_all_have_the_same(
+    home: Path, tmp_path: Path, same: bool
+) -> None:
+    for model, tokens in (("zero", {"a": 0, "b": 1}), ("one", {"a": 0, "b" if same else "c": 1})):
+        shutil.copytree(home / model, tmp_path / model)
+        (tmp_path / model / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}}))
+    text = TASK + "models: [{model: one, parameters: {weight: 1}}]\ntokenizer_source: base\n"
+    (tmp_path / "config.yml").write_text(text)
+    if same:
+        assert (write_merge(tmp_path / "config.yml", tmp_path / "out") / "tokenizer.json").is_file()
+        return
+    with pytest.raises(UsageError, match="vocabularies of 'base' and 'one' differ"):
+        write_merge(tmp_path / "config.yml", tmp_path / "out")
 
 
 def test_filters_see_the_model_s_own_names_and_those_of_the_merge_the_new_ones(

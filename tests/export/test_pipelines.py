@@ -69,6 +69,7 @@ def test_a_pipeline_is_merged_by_component_and_stays_one(tmp_path: Path) -> None
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
     }
+    assert "library_name: diffusers" in (out / "README.md").read_text()
     assert verify(out) == []
     with Checkpoint.open(out) as again:
         assert set(again.tensors) == {*(f"unet/{n}" for n in UNET), f"text_encoder/{TEXT[0]}"}
