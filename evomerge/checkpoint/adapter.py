@@ -131,9 +131,16 @@ class Adapter:
             kind: of the result; every entry of ``up`` is rounded to it before and after the
                 product with the scale.
         """
+        up, down = self.plain_factors(change, kind)
+        return up.mul_(change.scale), down
+
+    def plain_factors(
+        self, change: LowRank, kind: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `factors`, without the scale; memory of the caller's own."""
         down = self.stored.tensor(change.down).to(kind).reshape(change.rank, -1)
         up = self.stored.tensor(change.up).to(kind).reshape(-1, change.rank)
-        return up.mul_(change.scale), down
+        return up, down
 
     def side_files(self) -> tuple[Path, ...]:
         """Tokenizer, templates and licences beside the weights."""

@@ -16,6 +16,9 @@ from evomerge.checkpoint.names import listed, quoted
 from evomerge.merging.low_rank import Factors, fill_product
 from evomerge.merging.scratch import Scratch
 
+FACTOR_BYTES = 256_000_000
+"""What factors of adapters may take in memory; beyond that they are read anew each time."""
+
 BLOCK = 2**14
 """Entries summed at once for DoRA's norms; so few that torch never shares them among threads."""
 
@@ -23,7 +26,7 @@ BLOCK = 2**14
 class FactorCache:
     """Factors that stay in memory, in the dtype of the arithmetic, up to a number of bytes."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int = FACTOR_BYTES) -> None:
         self._room = most
         self._known: dict[tuple[int, str, torch.dtype], tuple[Factors, Tensor | None]] = {}
 
@@ -118,12 +121,7 @@ class BoundAdapter:
         known = self._cache.get(key)
         if known is not None:
             return known
-        up, down = self.adapter.factors(change, kind)
-        factors = (
-            Factors(down.T.contiguous(), up.T.contiguous())
-            if change.transposed
-            else Factors(up, down)
-        )
+        factors = Factors.of(*self.adapter.factors(change, kind), transposed=change.transposed)
         gain = None
         if change.magnitude is not None:
             magnitude = self.adapter.stored.tensor(change.magnitude).to(kind).reshape(-1)

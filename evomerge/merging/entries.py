@@ -18,6 +18,7 @@ from evomerge.checkpoint.dtypes import dtype_word, torch_dtype
 from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.draws import fill_uniform
 from evomerge.merging.fused import Counting, Formula, Run, blend
+from evomerge.merging.low_rank import Factors, fill_product
 from evomerge.merging.magnitudes import (
     CODES,
     MagnitudeTable,
@@ -43,6 +44,11 @@ STRETCH = 2**16
 
 Piece = tuple[int, Tensor]
 """The place of the first entry in the flattened tensor, and entries from there on, ``(n,)``."""
+
+
+def may_differ(model: Source, name: str) -> bool:
+    """Whether a model can have another tensor than the base."""
+    return not isinstance(model, BoundAdapter) or name in model.changes
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class TensorMerge:
 
     Attributes:
         thresholds: by model; the models without one keep everything.
-        found: what the method's survey of the whole model found.
+        found: what the method's survey of the whole model found, or the factors that it joined.
         formula: how the compiled loops do it; None leaves it to torch.
     """
 
@@ -145,6 +151,11 @@ class Stretch:
         inputs = self._inputs
         key = ("merge", inputs.words[model], inputs.name)
         return fill_uniform(out, self._span[0], inputs.seed, *key)
+
+    def product(self, factors: Factors) -> Tensor:
+        out = self._scratch.buffer("product", self._kind, len(self._base))
+        fill_product(factors, self._span[0], out, self._scratch)
+        return out
 
     def spare(self, role: str) -> Tensor:
         return self._scratch.buffer(f"spare {role}", self._kind, len(self._base))

@@ -21,9 +21,10 @@ from evomerge.checkpoint.names import listed, quoted
 from evomerge.errors import UsageError
 from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.compatibility import is_embedding
+from evomerge.merging.joining import parts_of, plain
 from evomerge.merging.lines import Lines, factor_of, inner_settings
 from evomerge.merging.merger import Merger
-from evomerge.merging.method import MergeMethod, Settings
+from evomerge.merging.method import Joining, MergeMethod, Settings
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.registry import method_named
 from evomerge.merging.sums import WeightedSum
@@ -152,7 +153,12 @@ def _tensor(
 
 def _sum(merger: Merger, plan: MergePlan, name: str, settings: Settings) -> _Product | None:
     """All factors side by side; None where the merge is no sum of plain low-rank changes."""
-    weights = weights_of(method_named(plan.method), settings)
+    method = method_named(plan.method)
+    if isinstance(method, Joining):
+        models = [merger.models[model] for model in plan.models]
+        parts = parts_of(method_named(plan.method).used(settings), models, name, torch.float64)
+        return _Product(*method.join(parts, settings))
+    weights = weights_of(method, settings)
     if weights is None:
         return None
     ups, downs = [], []
@@ -163,10 +169,10 @@ def _sum(merger: Merger, plan: MergePlan, name: str, settings: Settings) -> _Pro
         change = model.changes.get(name)
         if change is None:
             continue
-        plain = change.low_rank
-        if plain is None or plain.magnitude is not None or change.replaced is not None:
+        factors = plain(change)
+        if factors is None:
             return None
-        up, down = model.adapter.factors(plain, torch.float64)
+        up, down = model.adapter.factors(factors, torch.float64)
         ups.append(up.mul_(weight))
         downs.append(down)
     return _Product(torch.cat(ups, dim=1), torch.cat(downs))

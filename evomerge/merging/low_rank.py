@@ -27,6 +27,11 @@ class Factors:
     left: Tensor
     right: Tensor
 
+    @classmethod
+    def of(cls, up: Tensor, down: Tensor, *, transposed: bool) -> Factors:
+        """From ``(out, rank)`` and ``(rank, in)``, for a tensor stored as that or transposed."""
+        return cls(down.T.contiguous(), up.T.contiguous()) if transposed else cls(up, down)
+
     @property
     def size(self) -> int:
         """In bytes."""

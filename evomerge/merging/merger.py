@@ -29,12 +29,14 @@ from evomerge.merging.entries import (
     copied,
     magnitude_tables,
     mapped_runs,
+    may_differ,
     merged,
     stretches,
 )
 from evomerge.merging.finite import non_finite
 from evomerge.merging.fused import Run, blend, fits, formula
 from evomerge.merging.index import MagnitudeIndex, VectorKey
+from evomerge.merging.joining import check_joinable, joined
 from evomerge.merging.magnitudes import MagnitudeTable
 from evomerge.merging.method import Chunk, Settings, Surveying, check_count, check_settings
 from evomerge.merging.plan import MergePlan, Vocabulary
@@ -43,9 +45,6 @@ from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
 from evomerge.merging.to_disk import StreamedMerge
 from evomerge.merging.vocabulary import refitted
-
-FACTOR_BYTES = 256_000_000
-"""What factors of adapters may take in memory; beyond that they are read anew each time."""
 
 WORTH_COMPILED = 2**22
 """Entries of a base for which loading the compiled loops, about a second, is worth while."""
@@ -70,8 +69,8 @@ class Merger:
     """A base and its models, checked to fit each other.
 
     Memory does not grow with the models: a few blocks or chunks, tables of magnitudes up to
-    `evomerge.merging.index.MEMORY_BYTES` and factors of adapters up to `FACTOR_BYTES`; for methods
-    that need whole tensors a few times the largest one, per thread.
+    `evomerge.merging.index.MEMORY_BYTES`, factors of adapters up to `bound_adapter.FACTOR_BYTES`;
+    for methods that need whole tensors a few times the largest one, per thread.
     Threads: as many as torch may use in the thread that calls.
 
     Attributes:
@@ -101,7 +100,7 @@ class Merger:
         if errors:
             raise CheckpointError("; ".join(errors), place=shown(base.path))
         self.base = base
-        cache = FactorCache(FACTOR_BYTES)
+        cache = FactorCache()
         self.models: dict[str, Source] = {
             name: BoundAdapter(base, model, cache) if isinstance(model, Adapter) else model
             for name, model in models.items()
@@ -199,6 +198,8 @@ class Merger:
         for model in plan.models:
             if model not in self.models:
                 raise UsageError(f"the plan names the model {quoted(model)}, which is not open")
+        if method.traits.adapters:
+            check_joinable(method.name, {model: self.models[model] for model in plan.models})
         for name, settings in plan.tensors.items():
             self.base.entry(name)
             check_settings(method, settings, len(plan.models))
@@ -211,14 +212,16 @@ class Merger:
     def settings(self, name: str, plan: MergePlan) -> Settings | None:
         """A tensor's settings; None where the outcome is the base's own tensor.
 
-        It is where no model counts that has another. A tensor that `follows` another has the
-        other's settings.
+        With a steady method it is where no model counts that has another. A tensor that `follows`
+        another has the other's settings.
         """
         settings = plan.tensors.get(self.follows.get(name, name))
         if settings is None or not merges(self.base.entry(name)):
             return None
-        used = (self.models[plan.models[i]] for i in method_named(plan.method).used(settings))
-        return settings if any(_changes(model, name) for model in used) else None
+        method = method_named(plan.method)
+        used = [self.models[plan.models[i]] for i in method.used(settings)]
+        changed = any(may_differ(model, name) for model in used)
+        return settings if changed or (used and not method.traits.steady) else None
 
     def pieces(self, name: str, plan: MergePlan | None, word: str) -> Iterator[Piece]:
         """A tensor of the output piece by piece: first entry, and entries in the dtype `word`.
@@ -331,6 +334,8 @@ class Merger:
         found = None
         if isinstance(method, Surveying):
             found = self._pool.survey(method, plan, used, self._inputs)
+        if method.traits.adapters:
+            found = joined(method, settings, inputs)
         return TensorMerge(inputs, method, settings, kept, form, found)
 
     def fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
@@ -388,11 +393,6 @@ class Merger:
             yield scratch
         finally:
             self._idle.append(scratch)
-
-
-def _changes(model: Source, name: str) -> bool:
-    """Whether a model may have another tensor than the base."""
-    return isinstance(model, Checkpoint) or name in model.changes
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from evomerge.space import Scale
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evomerge.merging.low_rank import Factors
+
 Settings = Mapping[str, float | tuple[float, ...]]
 """One tensor's numbers by field: one per model, in the recipe's order, or one for all."""
 
@@ -82,6 +84,8 @@ class Traits:
             model, at density 1 and scaling 1.
         average: N weights of 1/N give the plain average, at density 1 and scaling 1.
         pooled: densities are of a model's entries in all merged tensors, not in each.
+        steady: where all models have the base's tensor, so has the merge.
+        adapters: works on the factors of LoRA adapters (`Joining`) and takes no other models.
     """
 
     whole: bool = False
@@ -90,6 +94,8 @@ class Traits:
     parents: bool = True
     average: bool = False
     pooled: bool = False
+    steady: bool = True
+    adapters: bool = False
 
 
 ELEMENTWISE = Traits()
@@ -109,7 +115,7 @@ class Chunk(Protocol):
 
     @property
     def found(self) -> Any:
-        """What the method's `Surveying.survey` found; None for a method without one."""
+        """What the method's `Surveying.survey` found, or the factors that it joined; else None."""
         ...
 
     @property
@@ -131,6 +137,10 @@ class Chunk(Protocol):
         They depend on the plan's seed, the names of model and tensor and the entry's place in it,
         and on nothing else: the same for every candidate, chunk size and thread.
         """
+        ...
+
+    def product(self, factors: Factors) -> Tensor:
+        """The entries of a product as large as the tensor; valid until the next call."""
         ...
 
     def spare(self, role: str) -> Tensor:
@@ -190,6 +200,25 @@ class Surveying(Protocol):
             chunks: makes a new iterator over chunks of all tensors that are merged, always the
                 same ones in the same order; their vectors are whole, whatever the densities.
             used: as `MergeMethod.used` says; all that the result may depend on.
+        """
+        ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """A method that makes one pair of factors of those of adapters, tensor by tensor."""
+
+    def join(
+        self, parts: Mapping[int, tuple[Tensor, Tensor, float]], settings: Settings
+    ) -> tuple[Tensor, Tensor]:
+        """The merged change ``up @ down``: ``(out, rank)`` and ``(rank, in)``.
+
+        Args:
+            parts: by model, without those that leave the tensor alone: up, down, and the scale of
+                their product. They may be written to.
+
+        Raises:
+            UsageError: the factors do not go together.
         """
         ...
 

@@ -148,3 +148,13 @@ LINEAR = WeightedSum(
 )
 """Written as base + sum share * (model - base), which is the same number as the shares add up to
 1, rounds less, and leaves entries that no model changed as they are."""
+
+SELMA = WeightedSum(
+    name="selma",
+    paper="Li et al. 2024 (arXiv:2403.06952): the mean of LoRA experts, each scaled as it was "
+    "trained; at equal shares the authors' rule, whose released code divides by the length of a "
+    "text instead of the number of experts",
+    fields=LINEAR.fields,
+    coefficients=_shares,
+)
+"""For adapters and for full models alike: the mean of their task vectors."""

@@ -51,5 +51,5 @@ WEIGHTED_SUM = TensorSum(
             source="1 where nothing is said, as in mergekit",
         ),
     ),
-    traits=Traits(parents=False, average=True),
+    traits=Traits(parents=False, average=True, steady=False),
 )

@@ -11,10 +11,12 @@ from typing import Any
 
 import psutil
 
+from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.models import Model, opened_in
 from evomerge.errors import EvomergeError, StudyError
 from evomerge.interfaces import Objective, Sampler, SearchProblem
+from evomerge.merging.registry import method_named
 from evomerge.recipe import families
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.endpoint_checks import check_budget, check_mixing
@@ -57,6 +59,7 @@ def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
         yield from _guarded(
             "models", lambda: check_models(base, opened, campaign.recipe.vocabulary)
         )
+        yield from _only_adapters(campaign, opened)
         yield from _sizes(campaign, base)
         yield from _guarded("recipe", lambda: _search(campaign, base))
     made = _made(campaign)
@@ -64,6 +67,14 @@ def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
     if isinstance(base, Checkpoint):
         yield from _guarded("recipe", lambda: _endpoints(campaign, base, made))
     yield from _outputs(campaign)
+
+
+def _only_adapters(campaign: Campaign, models: Mapping[str, Model]) -> Iterator[Finding]:
+    """A method on factors takes no whole models."""
+    whole = [name for name, model in models.items() if not isinstance(model, Adapter)]
+    if whole and method_named(campaign.recipe.method).traits.adapters:
+        text = f"{campaign.recipe.method} works on the factors of LoRA adapters"
+        yield refusal("models", f"{text}; whole models: {', '.join(whole)}")
 
 
 def _with_hub_hint(error: EvomergeError, folder: Path, path: Path) -> EvomergeError:

@@ -20,7 +20,8 @@ from evomerge.merging.plan import MergePlan
 from evomerge.merging.registry import METHODS, method_named
 
 Store = Callable[..., Checkpoint]
-ALL = [*METHODS.own, "lines:sparse_signed", "lines:ties", "lines:slerp"]
+OF_TASK_VECTORS = [n for n in METHODS.own if not method_named(n).traits.adapters]
+ALL = [*OF_TASK_VECTORS, "lines:sparse_signed", "lines:ties", "lines:slerp"]
 SHAPES: dict[str, tuple[int, ...]] = {
     "matrix": (7, 5),
     "column": (6, 1),
