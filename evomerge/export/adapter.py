@@ -46,7 +46,7 @@ def write_lora(
     with ExitStack() as stack:
         base = stack.enter_context(Checkpoint.open(lineage.base.path))
         models = {m.name: opened_in(stack, m.path) for m in lineage.models}
-        merger = Merger(base, models)
+        merger = Merger(base, models, vocabulary=lineage.vocabulary)
         merger.check(plan)
         parts = list(factored(merger, plan, wanted, torch_dtype(dtype or "F32")))
         _check_finite(parts, target)

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import dtype_word, torch_dtype
-from evomerge.merging.bound_adapter import BoundAdapter
+from evomerge.checkpoint.models import Model
+from evomerge.merging.bound_adapter import BoundAdapter, FactorCache
 from evomerge.merging.draws import fill_uniform
 from evomerge.merging.fused import Counting, Formula, Run, blend
 from evomerge.merging.low_rank import Factors, fill_product
@@ -44,6 +46,15 @@ STRETCH = 2**16
 
 Piece = tuple[int, Tensor]
 """The place of the first entry in the flattened tensor, and entries from there on, ``(n,)``."""
+
+
+def bound(base: Checkpoint, models: Mapping[str, Model]) -> dict[str, Source]:
+    """Models as the merge reads them: adapters bound to the base, with one cache of factors."""
+    cache = FactorCache()
+    return {
+        name: BoundAdapter(base, model, cache) if isinstance(model, Adapter) else model
+        for name, model in models.items()
+    }
 
 
 def may_differ(model: Source, name: str) -> bool:

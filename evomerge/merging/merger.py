@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import parse_dtype, torch_dtype
 from evomerge.checkpoint.layout import SHARD_SIZE
@@ -19,13 +18,13 @@ from evomerge.checkpoint.models import Model
 from evomerge.checkpoint.names import quoted, shown
 from evomerge.checkpoint.writer import CheckpointWriter
 from evomerge.errors import CheckpointError, UsageError
-from evomerge.merging.bound_adapter import BoundAdapter, FactorCache
+from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.compatibility import merges, problems, stored_twice
 from evomerge.merging.entries import (
     Inputs,
     Piece,
-    Source,
     TensorMerge,
+    bound,
     copied,
     magnitude_tables,
     mapped_runs,
@@ -100,11 +99,7 @@ class Merger:
         if errors:
             raise CheckpointError("; ".join(errors), place=shown(base.path))
         self.base = base
-        cache = FactorCache()
-        self.models: dict[str, Source] = {
-            name: BoundAdapter(base, model, cache) if isinstance(model, Adapter) else model
-            for name, model in models.items()
-        }
+        self.models = bound(base, models)
         self.follows = stored_twice(base, models)
         entries = sum(entry.count for entry in base.tensors.values())
         self.compiled = entries > WORTH_COMPILED if compiled is None else compiled
