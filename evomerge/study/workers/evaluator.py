@@ -93,6 +93,8 @@ class Evaluator:
             for split, items in job.splits.items():
                 scores: dict[str, Scores] = {}
                 for measure in self._measures:
+                    if measure.objective.needs == "model":
+                        self._subjects.mend(job)
                     scores |= measure.scores(subject[measure.objective.needs], items)
                 now = time.monotonic()
                 evaluations[split] = Evaluation(scores, now - started)

@@ -63,10 +63,14 @@ class Subjects:
             if "candidate" in self._needs:
                 made["candidate"] = Written(made["folder"], made["coefficients"])
             if "model" in self._needs:
-                live, merge = self._live
-                merge.apply(self._recipe.plan(job.method, job.parameters))
-                made["model"] = live
+                self.mend(job)
+                made["model"], _ = self._live
             yield made
+
+    def mend(self, job: Job) -> None:
+        """Write again what an objective has written to in the live model; no work if it has not."""
+        _, merge = self._live
+        merge.apply(self._recipe.plan(job.method, job.parameters))
 
     @contextmanager
     def _written(self, job: Job) -> Iterator[Path]:
