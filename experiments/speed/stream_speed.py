@@ -177,7 +177,7 @@ def compare(folder: Path, mergekit: str, rounds: int) -> None:
                     print(f"  {turn} {who} {method} {size}: {found}", flush=True)
                     if turn:
                         costs.setdefault((who, method, size), []).append(found)
-                    elif size == "whole":
+                    elif size == "whole" and method == METHODS[0]:
                         print(f"first time, digests included: {found.cpu:.2f} s CPU", flush=True)
         for method in METHODS:
             if turn == 1:
