@@ -67,7 +67,7 @@ class Tally:
         self.products += (wide @ wide.T).numpy()
         self.both += (moved @ moved.T).numpy()
         self.agree += (signs @ signs.T).numpy()
-        up, down = (signs > 0).any(dim=0), (signs < 0).any(dim=0)
+        up, down = signs.amax(dim=0) > 0, signs.amin(dim=0) < 0
         self.changed += int((up | down).sum())
         self.torn += int((up & down).sum())
 
