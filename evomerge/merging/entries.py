@@ -144,7 +144,7 @@ class Stretch:
         else:
             vector = self._made(source, "vector")
         if model in self._thresholds:
-            sparsify(vector, self._thresholds[model], self._scratch)
+            sparsify(vector, self._thresholds[model], self._scratch, self._span[0])
         return vector
 
     @property
@@ -267,7 +267,7 @@ def _blended(
     for start, stop in spans(within[1], COMPILED_CHUNK, first=within[0]):
         runs = read_runs(inputs, formula.models, (start, stop), scratch)
         piece = scratch.buffer("out", out, stop - start)
-        blend(formula, Run(dtype_word(out), piece.data_ptr()), runs, (0, stop - start))
+        blend(formula, Run(dtype_word(out), piece.data_ptr()), runs, (0, stop - start), start)
         yield start, piece
 
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evomerge.merging.lots import limit
 from evomerge.merging.magnitudes import CODES, Threshold
 from evomerge.merging.method import MergeMethod, Settings, per_group, per_model
 from evomerge.merging.sums import WeightedSum
@@ -42,11 +43,13 @@ class Formula:
         models: whose task vectors are added, in this order.
         rules: ``(N, columns)`` float32, see `evomerge.merging.kernels`.
         scaling: where signs are elected; None for a plain sum.
+        key: of the tensor's lots.
     """
 
     models: tuple[int, ...]
     rules: NDArray[np.float32]
     scaling: float | None
+    key: int = 0
 
 
 def formula(
@@ -60,10 +63,9 @@ def formula(
         factors, scaling = per_model(settings, "weight"), per_group(settings, "scaling")
     else:
         return None
-    rules = [_rule(thresholds.get(i), factors[i]) for i in models]
-    if not thresholds:
-        rules = [rule[:1] for rule in rules]
-    return Formula(models, np.array(rules, np.float32), scaling)
+    rules = _rules([thresholds.get(i) for i in models], [factors[i] for i in models])
+    key = next((t.lot.key for t in thresholds.values() if t.lot is not None), 0)
+    return Formula(models, rules, scaling, key)
 
 
 def fits(words: Sequence[str]) -> bool:
@@ -83,7 +85,9 @@ def loops() -> Any:
     return kernels
 
 
-def blend(form: Formula, out: Run, sources: Sequence[Run], span: tuple[int, int]) -> None:
+def blend(
+    form: Formula, out: Run, sources: Sequence[Run], span: tuple[int, int], origin: int = 0
+) -> None:
     """Fill the entries of a span of ``out`` with the merge of those of the sources.
 
     Args:
@@ -91,6 +95,7 @@ def blend(form: Formula, out: Run, sources: Sequence[Run], span: tuple[int, int]
         out: written to.
         sources: base, then the formula's models.
         span: first entry, and the one behind the last; each run has them.
+        origin: the place in the tensor of the runs' first entry.
     """
     kernels, (start, stop) = loops(), span
     kinds, addresses = _arrays([out, *sources])
@@ -99,23 +104,24 @@ def blend(form: Formula, out: Run, sources: Sequence[Run], span: tuple[int, int]
     if len(form.models) <= kernels.UNROLLED and {run.word for run in (out, *sources)} == {"BF16"}:
         first, *rest = addresses + 2 * start
         places, pairs = np.array(rest), (stop - start) // 2
-        lengths = (None,) * len(sources), columns
+        lengths = form.key, origin + start, (None,) * len(sources), columns
         if scaling is None:
             kernels.add_bf16(first, places, form.rules, pairs, *lengths)
         else:
             kernels.elect_bf16(first, places, form.rules, scaling, pairs, *lengths)
         start += 2 * pairs
     if start < stop:
-        kernels.merge(kinds, addresses, form.rules, scaling, start, stop, columns)
+        kernels.merge(kinds, addresses, form.rules, scaling, start, stop, form.key, origin, columns)
 
 
 class Counting:
     """Entries of several task vectors by their codes, counted by the loops."""
 
     def __init__(self, models: int) -> None:
-        kernels = loops()
-        self._counts = np.zeros((models, kernels.LANES, CODES), np.int64)
-        self._count: Callable[..., None] = kernels.count_codes
+        from evomerge.merging.counting import LANES, count_codes  # loads numba
+
+        self._counts = np.zeros((models, LANES, CODES), np.int64)
+        self._count: Callable[..., None] = count_codes
 
     def add(self, sources: Sequence[Run], count: int) -> None:
         """Count the first entries of the base and of these models."""
@@ -126,10 +132,18 @@ class Counting:
         return list(torch.from_numpy(self._counts.sum(axis=1)))
 
 
-def _rule(threshold: Threshold | None, factor: float) -> tuple[float, ...]:
-    if threshold is None:
-        return factor, 0.0, 0.0, 1.0
-    return factor, threshold.low, threshold.high, threshold.fraction
+def _rules(thresholds: Sequence[Threshold | None], factors: Sequence[float]) -> NDArray[np.float32]:
+    """The table of the loops, in the form that all these masks fit."""
+    whole = [Threshold(0.0, 0.0, 1.0) if t is None else t for t in thresholds]
+    rules = np.array([factors, *([t.low for t in whole], [t.high for t in whole])], np.float32).T
+    lots = [(limit(t.fraction), t.lot.factor if t.lot else 0) for t in whole]
+    if any(t.lot for t in whole):
+        rules = np.hstack([rules, np.array(lots, np.uint32).view(np.float32)])
+    elif any(t.fraction != 1 for t in whole):
+        rules = np.hstack([rules, np.array([[t.fraction] for t in whole], np.float32)])
+    else:
+        rules = rules[:, : 2 if any(thresholds) else 1]
+    return np.ascontiguousarray(rules)
 
 
 def _arrays(runs: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

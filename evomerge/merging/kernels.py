@@ -13,8 +13,10 @@ Memory is passed as addresses and dtypes as the numbers of `halves.KINDS`. Rules
 ``(N, columns)``, a row per model; the number of columns is the form of the mask:
 
     WHOLE   factor: of all entries of the task vector
-    SMOOTH  factor, low, high, fraction: entries smaller than ``low`` become 0, those smaller than
-            ``high`` are multiplied by the fraction, then all by the factor
+    PLAIN   factor, low: entries smaller than ``low`` become 0
+    SMOOTH  factor, low, high, fraction: those smaller than ``high`` are multiplied by the fraction
+    EXACT   factor, low, high, and the bits of two integers, limit and factor of
+            `evomerge.merging.lots`: of those smaller than ``high`` the lot drops some
 """
 
 from __future__ import annotations
@@ -29,12 +31,8 @@ from evomerge.merging import words as at
 from evomerge.merging.halves import KINDS as KINDS
 from evomerge.merging.halves import Floats, load, rounded, store
 
-WHOLE, SMOOTH = 1, 4
+WHOLE, PLAIN, SMOOTH, EXACT = 1, 2, 4, 5
 UNROLLED = 8
-
-CODES = 2**15
-LANES = 2
-"""Tables of counts per model, filled in turn: equal neighbours need not wait for each other."""
 
 _STRIP = 128
 """Entries in flight: what is kept of them between two models stays in a core's nearest cache."""
@@ -46,56 +44,83 @@ _BLOCK = 16 * at.FETCHED_LINES
 """Words of 32 bits between two such requests."""
 
 _16 = np.uint32(16)
-_CODE = np.uint32(0x7FFF)
+_13 = np.uint32(13)
 _UPPER = np.uint32(0xFFFF0000)
 _TOP = np.uint32(0x80000000)
 _ZERO = np.float32(0)
+_NO_LOT = np.uint32(0)
 
 Integers = NDArray[np.int64]
 Nones = tuple[None, ...]
 """As long as something is: what numba must know when it compiles."""
 
 
-def _term(vector: Any, rule: Any) -> Any:
+def _hashed(place: Any, key: Any, rules: Any) -> Any:
+    """What the models' lots are made of, as `evomerge.merging.lots`; 0 where none is drawn."""
+
+
+@overload(_hashed, strict=False)
+def _typed_hashed(place: Any, key: Any, rules: Any) -> Any:
+    if rules.count == 0 or rules[0].count != EXACT:
+        return lambda place, key, rules: _NO_LOT
+
+    def drawn(place: Any, key: Any, rules: Any) -> Any:
+        bits = np.uint32(np.uint32(place) ^ np.uint32(key))
+        bits = np.uint32(np.uint32(bits ^ np.uint32(bits >> _16)) * np.uint32(0x85EBCA6B))
+        bits = np.uint32(np.uint32(bits ^ np.uint32(bits >> _13)) * np.uint32(0xC2B2AE35))
+        return np.uint32(bits ^ np.uint32(bits >> _16))
+
+    return drawn
+
+
+def _term(vector: Any, rule: Any, hashed: Any) -> Any:
     """Whether an entry of a task vector is dropped, and its term in the sum. NaN stays NaN."""
 
 
 @overload(_term, strict=False)
-def _typed_term(vector: Any, rule: Any) -> Any:
+def _typed_term(vector: Any, rule: Any, hashed: Any) -> Any:
     if rule.count == WHOLE:
-        return lambda vector, rule: (False, vector * rule[0])
+        return lambda vector, rule, hashed: (False, vector * rule[0])
+    if rule.count == PLAIN:
+        return lambda vector, rule, hashed: (abs(vector) < rule[1], vector * rule[0])
 
-    def smooth(vector: Any, rule: Any) -> Any:
+    def smooth(vector: Any, rule: Any, hashed: Any) -> Any:
         size = abs(vector)
         thinned = vector * rule[3] if size < rule[2] else vector
         return size < rule[1], thinned * rule[0]
 
-    return smooth
+    def exact(vector: Any, rule: Any, hashed: Any) -> Any:
+        size = abs(vector)
+        lost = np.uint32(hashed * at.as_bits(rule[4])) >= at.as_bits(rule[3])
+        return size < (rule[2] if lost else rule[1]), vector * rule[0]
+
+    return smooth if rule.count == SMOOTH else exact
 
 
 @at.compiled
-def _plus(total: np.float32, vector: np.float32, rule: Any) -> Any:
-    dropped, term = _term(vector, rule)
+def _plus(total: np.float32, vector: np.float32, rule: Any, hashed: Any) -> Any:
+    dropped, term = _term(vector, rule, hashed)
     return total if dropped else total + term
 
 
 @at.compiled
-def _kept(vector: np.float32, rule: Any) -> Any:
-    dropped, term = _term(vector, rule)
+def _kept(vector: np.float32, rule: Any, hashed: Any) -> Any:
+    dropped, term = _term(vector, rule, hashed)
     return _ZERO if dropped else term
 
 
-def _sum(total: Any, base: Any, entries: Any, rules: Any) -> Any:
+def _sum(total: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
     """The total and the terms of all models, added in their order."""
 
 
 @overload(_sum, strict=False)
-def _typed_sum(total: Any, base: Any, entries: Any, rules: Any) -> Any:
+def _typed_sum(total: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
     if entries.count == 0:
-        return lambda total, base, entries, rules: total
+        return lambda total, base, entries, rules, hashed: total
 
-    def more(total: Any, base: Any, entries: Any, rules: Any) -> Any:
-        return _sum(_plus(total, entries[0] - base, rules[0]), base, entries[1:], rules[1:])
+    def more(total: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
+        more = _plus(total, entries[0] - base, rules[0], hashed)
+        return _sum(more, base, entries[1:], rules[1:], hashed)
 
     return more
 
@@ -161,18 +186,27 @@ def _joint(lower: np.float32, upper: np.float32) -> Any:
 
 
 @at.compiled
-def _add_pairs(out: int, places: Any, rules: Any, first: int, last: int) -> None:
+def _add_pairs(
+    out: int, places: Any, rules: Any, key: int, start: int, first: int, last: int
+) -> None:
     for j in range(first, last):
-        entries = at.lower_of(places, j)
-        lower = _sum(entries[0] + _ZERO, entries[0], entries[1:], rules)
-        entries = at.upper_of(places, j)
-        upper = _sum(entries[0] + _ZERO, entries[0], entries[1:], rules)
+        entries, hashed = at.lower_of(places, j), _hashed(start + 2 * j, key, rules)
+        lower = _sum(entries[0] + _ZERO, entries[0], entries[1:], rules, hashed)
+        entries, hashed = at.upper_of(places, j), _hashed(start + 2 * j + 1, key, rules)
+        upper = _sum(entries[0] + _ZERO, entries[0], entries[1:], rules, hashed)
         at.put_word(out, j, _joint(lower, upper))
 
 
 @at.compiled
 def add_bf16(
-    out: int, addresses: Integers, rules: Floats, pairs: int, sources: Nones, columns: Nones
+    out: int,
+    addresses: Integers,
+    rules: Floats,
+    pairs: int,
+    key: int,
+    start: int,
+    sources: Nones,
+    columns: Nones,
 ) -> None:
     """The plain sum of `merge`, of models in bfloat16 throughout, all in registers.
 
@@ -182,6 +216,7 @@ def add_bf16(
     Args:
         out, addresses, rules: as for `merge`, without dtypes.
         pairs: half the number of entries, from the addresses on.
+        key, start: of the tensor's lots; the place of the first entry.
         sources: one for the base and for every model.
         columns: one for every column of ``rules``.
     """
@@ -191,33 +226,24 @@ def add_bf16(
     for first in range(0, whole, _BLOCK):
         at.fetch_near(places, 4 * first + _NEAR)
         at.fetch_far(places, 4 * first + _FAR)
-        _add_pairs(out, places, table, first, first + _BLOCK)
-    _add_pairs(out, places, table, whole, pairs)
+        _add_pairs(out, places, table, key, start, first, first + _BLOCK)
+    _add_pairs(out, places, table, key, start, whole, pairs)
 
 
-def _keep_terms(rows: Any, j: int, base: Any, entries: Any, rules: Any) -> None:
+def _keep_terms(rows: Any, j: int, base: Any, entries: Any, rules: Any, hashed: Any) -> None:
     """Put the terms of all models where `kept_of` finds them."""
 
 
 @overload(_keep_terms, strict=False)
-def _typed_keep_terms(rows: Any, j: Any, base: Any, entries: Any, rules: Any) -> Any:
+def _typed_keep_terms(rows: Any, j: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
     if entries.count == 0:
-        return lambda rows, j, base, entries, rules: None
+        return lambda rows, j, base, entries, rules, hashed: None
 
-    def more(rows: Any, j: Any, base: Any, entries: Any, rules: Any) -> None:
-        at.keep(rows[0], j, _kept(entries[0] - base, rules[0]))
-        _keep_terms(rows[1:], j, base, entries[1:], rules[1:])
+    def more(rows: Any, j: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> None:
+        at.keep(rows[0], j, _kept(entries[0] - base, rules[0], hashed))
+        _keep_terms(rows[1:], j, base, entries[1:], rules[1:], hashed)
 
     return more
-
-
-@at.compiled
-def _keep_pairs(lowers: Any, uppers: Any, places: Any, rules: Any, first: int, count: int) -> None:
-    for j in range(count):
-        entries = at.lower_of(places, first + j)
-        _keep_terms(lowers, j, entries[0], entries[1:], rules)
-        entries = at.upper_of(places, first + j)
-        _keep_terms(uppers, j, entries[0], entries[1:], rules)
 
 
 @at.compiled
@@ -227,6 +253,8 @@ def elect_bf16(
     rules: Floats,
     scaling: np.float32,
     pairs: int,
+    key: int,
+    start: int,
     sources: Nones,
     columns: Nones,
 ) -> None:
@@ -236,13 +264,13 @@ def elect_bf16(
     processor to begin the next one meanwhile.
 
     Args:
-        out, addresses, rules, scaling, pairs, columns: as for `add_bf16` and `merge`.
-        sources: one for the base and for every model.
+        out, addresses, rules, pairs, key, start, sources, columns: as for `add_bf16`.
+        scaling: as for `merge`.
     """
     terms = np.empty(
         (len(sources) - 1, 2, _STRIP), np.float32
     )  # lives until the call below is over
-    _elect_strips(out, addresses, rules, scaling, pairs, sources, columns, terms)
+    _elect_strips(out, addresses, rules, scaling, pairs, key, start, sources, columns, terms)
 
 
 @at.compiled
@@ -252,6 +280,8 @@ def _elect_strips(
     rules: Floats,
     scaling: np.float32,
     pairs: int,
+    key: int,
+    start: int,
     sources: Nones,
     columns: Nones,
     terms: Floats,
@@ -267,7 +297,12 @@ def _elect_strips(
         for ahead in range(4 * first, 4 * (first + count), 64 * at.FETCHED_LINES):
             at.fetch_near(places, ahead + _NEAR)
             at.fetch_far(places, ahead + _FAR)
-        _keep_pairs(lowers, uppers, places, table, first, count)
+        for j in range(count):
+            place = start + 2 * (first + j)
+            entries, hashed = at.lower_of(places, first + j), _hashed(place, key, table)
+            _keep_terms(lowers, j, entries[0], entries[1:], table, hashed)
+            entries, hashed = at.upper_of(places, first + j), _hashed(place + 1, key, table)
+            _keep_terms(uppers, j, entries[0], entries[1:], table, hashed)
         for j in range(count):
             base = at.lower_of(places[:1], first + j)[0]
             lower = _elected(base, at.kept_of(lowers, j), table, scaling)
@@ -284,6 +319,8 @@ def merge(
     scaling: np.float32 | None,
     start: int,
     stop: int,
+    key: int,
+    origin: int,
     columns: Nones,
 ) -> None:
     """``out = base + sum term``, or with signs elected ``base + scaling * mean of those agreeing``.
@@ -295,6 +332,7 @@ def merge(
         rules: ``(N, columns)``.
         scaling: float32, or nothing for the plain sum.
         start, stop: entries of these tensors.
+        key, origin: of the tensor's lots; the place in it of the arrays' first entry.
         columns: as many as ``rules`` has.
     """
     base, model = np.empty(_STRIP, np.float32), np.empty(_STRIP, np.float32)
@@ -305,12 +343,25 @@ def merge(
         for j in range(count):
             total[j] = base[j] + _ZERO if scaling is None else _ZERO
         for i in range(len(rules)):
-            rule = at.rows_of(rules[i:].ctypes.data, (None,), columns)[0]
+            rule = at.rows_of(rules[i:].ctypes.data, (None,), columns)
             load(kinds[i + 2], addresses[i + 2], first, model, count)
             for j in range(count):
-                total[j] = _plus(total[j], model[j] - base[j], rule)
+                hashed = _hashed(origin + first + j, key, rule)
+                total[j] = _plus(total[j], model[j] - base[j], rule[0], hashed)
         if scaling is not None:
-            _elect(kinds[2:], addresses[2:], rules, scaling, first, base, total, count, columns)
+            _elect(
+                kinds[2:],
+                addresses[2:],
+                rules,
+                scaling,
+                first,
+                base,
+                total,
+                count,
+                key,
+                origin,
+                columns,
+            )
         store(kinds[0], addresses[0], first, total, count)
 
 
@@ -324,45 +375,19 @@ def _elect(
     base: Floats,
     total: Floats,
     count: int,
+    key: int,
+    origin: int,
     columns: Nones,
 ) -> None:
     """Turn the sums of a strip into the merge, reading its models a second time."""
     model = np.empty(_STRIP, np.float32)
     mass, weight = np.zeros(_STRIP, np.float32), np.zeros(_STRIP, np.float32)
     for i in range(len(rules)):
-        rule = at.rows_of(rules[i:].ctypes.data, (None,), columns)[0]
+        rule = at.rows_of(rules[i:].ctypes.data, (None,), columns)
         load(kinds[i], addresses[i], first, model, count)
         for j in range(count):
             side = np.uint32(at.as_bits(total[j]) & _TOP)
-            term = _kept(model[j] - base[j], rule)
-            mass[j], weight[j] = _joined(mass[j], weight[j], term, rule, side)
+            term = _kept(model[j] - base[j], rule[0], _hashed(origin + first + j, key, rule))
+            mass[j], weight[j] = _joined(mass[j], weight[j], term, rule[0], side)
     for j in range(count):
         total[j] = base[j] + _ZERO + _mean(total[j], mass[j], weight[j]) * scaling
-
-
-@at.compiled
-def count_codes(
-    kinds: Integers, addresses: Integers, start: int, stop: int, counts: Integers
-) -> None:
-    """Count the codes of `evomerge.merging.magnitudes` of task vectors that are never stored.
-
-    Args:
-        kinds, addresses: of the base and the models, ``(N + 1,)``.
-        start, stop: entries of these tensors.
-        counts: ``(N, LANES, CODES)``, added to.
-    """
-    base, model = np.empty(_STRIP, np.float32), np.empty(_STRIP, np.float32)
-    codes = np.empty(_STRIP, np.uint16)
-    for first in range(start, stop, _STRIP):
-        count = min(_STRIP, stop - first)
-        load(kinds[0], addresses[0], first, base, count)
-        for i in range(len(counts)):
-            load(kinds[i + 1], addresses[i + 1], first, model, count)
-            for j in range(count):
-                codes[j] = (at.as_bits(model[j] - base[j]) >> _16) & _CODE
-            even, odd = counts[i, 0], counts[i, 1]
-            for j in range(0, count - 1, 2):
-                even[codes[j]] += 1
-                odd[codes[j + 1]] += 1
-            if count % 2:
-                even[codes[count - 1]] += 1

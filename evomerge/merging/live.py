@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -12,9 +13,14 @@ from evomerge.checkpoint.dtypes import torch_dtype
 from evomerge.checkpoint.names import listed, quoted, shown
 from evomerge.errors import CheckpointError, UsageError
 from evomerge.merging.compatibility import RECOMPUTED, same_bytes
-from evomerge.merging.entries import Source
+from evomerge.merging.entries import Source, mapped_runs
+from evomerge.merging.fused import Formula, Run, blend
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
+from evomerge.merging.threads import spread
+
+TILE = 2**20
+"""Entries that a thread computes at a time: a tensor larger than all others keeps all busy."""
 
 Content = tuple[str, *tuple[object, ...]]
 """All that decides a tensor's bits: dtype; method, models and settings too if it is merged."""
@@ -78,12 +84,15 @@ class LiveMerge:
             if self._held.get(name) != (content, _state(tensors[name]))
         ]
 
-        def write(name: str) -> None:
+        for name in changed:
             self._held.pop(name, None)  # whatever happens below, it is no longer that
-            _write(tensors[name], _Source(self._merger, name, plan, wanted[name][0]))
-            self._held[name] = (wanted[name], _state(tensors[name]))
 
-        self._merger.spread(write, changed)
+        def begin(name: str) -> list[_Tile]:
+            return _begin(tensors[name], _Source(self._merger, name, plan, wanted[name][0]))
+
+        tiles = [tile for found in self._merger.spread(begin, changed) for tile in found]
+        spread(_Tile.compute, tiles)
+        self._held |= {name: (wanted[name], _state(tensors[name])) for name in changed}
         return len(changed)
 
     def _content(self, name: str, plan: MergePlan) -> Content:
@@ -91,13 +100,32 @@ class LiveMerge:
         settings = self._merger.settings(name, plan)
         if settings is None:
             return (word,)
-        return (word, plan.method, plan.models, plan.seed, tuple(sorted(settings.items())))
+        return (
+            word,
+            plan.method,
+            plan.models,
+            plan.seed,
+            plan.mask,
+            tuple(sorted(settings.items())),
+        )
 
     def _check_tied(self, names: tuple[str, ...], plan: MergePlan) -> None:
         if len({self._content(name, plan) for name in names}) > 1:
             raise UsageError(
                 f"{listed(names)} are one parameter of the module; they need the same settings"
             )
+
+
+class _Tile(NamedTuple):
+    """Entries of a tensor that the compiled loops compute right where they are wanted."""
+
+    formula: Formula
+    out: Run
+    sources: list[Run]
+    span: tuple[int, int]
+
+    def compute(self) -> None:
+        blend(self.formula, self.out, self.sources, self.span)
 
 
 @dataclass(frozen=True)
@@ -109,22 +137,35 @@ class _Source:
     plan: MergePlan | None
     word: str
 
+    def tiles(self, target: Tensor) -> list[_Tile]:
+        """What is to be done to fill ``(n,)`` of this dtype, on the CPU; nothing if it cannot."""
+        merge = None if self.plan is None else self.merger.merge(self.name, self.plan, self.word)
+        if merge is None or merge.formula is None:
+            return []
+        runs = mapped_runs(merge.inputs, merge.formula.models)
+        if runs is None:
+            return []
+        out, count = Run(self.word, target.data_ptr()), len(target)
+        starts = range(0, count, TILE)
+        return [_Tile(merge.formula, out, runs, (i, min(i + TILE, count))) for i in starts]
+
     def fill(self, target: Tensor) -> None:
-        """Write its entries to ``(n,)``, contiguous: at once where they can be computed there."""
-        what = (self.name, self.plan, self.word)
-        at_home = target.device.type == "cpu" and target.dtype == torch_dtype(self.word)
-        if not (at_home and self.merger.fill(target, *what)):
-            for start, piece in self.merger.pieces(*what):
-                target[start : start + len(piece)].copy_(piece)
+        """Write its entries to ``(n,)``, contiguous."""
+        for start, piece in self.merger.pieces(self.name, self.plan, self.word):
+            target[start : start + len(piece)].copy_(piece)
 
 
-def _write(target: Tensor, source: _Source) -> None:
-    """Fill a tensor of the module, whatever its device, dtype and strides."""
+def _begin(target: Tensor, source: _Source) -> list[_Tile]:
+    """Fill a tensor of the module, whatever its device, dtype and strides, or say how."""
     plain = target.detach()
+    at_home = target.device.type == "cpu" and target.dtype == torch_dtype(source.word)
+    if at_home and plain.is_contiguous() and (tiles := source.tiles(plain.view(-1))):
+        return tiles
     whole = plain if plain.is_contiguous() else plain.contiguous()
     source.fill(whole.view(-1))
     if whole is not plain:
         plain.copy_(whole)
+    return []
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -10,18 +10,24 @@ the one fraction that makes the count exact, instead of choosing among them by t
 fine-tuned models stored as bfloat16 a quarter of all entries can share that code, and keeping all
 or none of them would turn the density axis into a staircase. A density of at least the fraction
 of entries that are not zero keeps everything.
+
+That is the *smooth* mask. Two others are offered: *exact* keeps that fraction of the tied entries
+whole and drops the rest, by lot (`evomerge.merging.lots`), so that every entry is kept or dropped;
+*plain* keeps all of them, more than was asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evomerge.merging.lots import Lot, limit
+from evomerge.merging.plan import Mask
 from evomerge.merging.scratch import Scratch
 
 CODES = 2**15
@@ -35,11 +41,19 @@ class Threshold:
         low: entries with ``|v| < low`` become 0.
         high: entries with ``low <= |v| < high`` are multiplied by the fraction, larger ones stay.
         fraction: in [0, 1].
+        lot: chooses that fraction of them instead, which stays whole; the others become 0.
     """
 
     low: float
     high: float
     fraction: float
+    lot: Lot | None = None
+
+    def masked(self, mask: Mask, whose: tuple[int, str, str]) -> Threshold:
+        """The same threshold for a mask of this kind; ``whose`` as `Lot.of` takes it."""
+        if mask == "plain" or (mask == "exact" and self.fraction == 1):
+            return replace(self, high=self.low, fraction=1.0)
+        return replace(self, lot=Lot.of(*whose)) if mask == "exact" else self
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ def add_counts(counts: Tensor, vector: Tensor, scratch: Scratch) -> None:
     counts.add_(torch.bincount(codes, minlength=CODES))
 
 
-def sparsify(vector: Tensor, threshold: Threshold, scratch: Scratch) -> None:
+def sparsify(vector: Tensor, threshold: Threshold, scratch: Scratch, start: int = 0) -> None:
     """Keep what the threshold says, in place; NaN stays NaN.
 
     By `torch.hardshrink`, which zeroes what is not above its limit: masks cost thirty times more.
@@ -114,12 +128,19 @@ def sparsify(vector: Tensor, threshold: Threshold, scratch: Scratch) -> None:
         vector: ``(n,)`` float32 or float64.
         threshold: of the tensor that the vector is a part of.
         scratch: for the entries that are kept whole.
+        start: the place in the tensor of the first entry.
     """
     whole = scratch.buffer("whole", vector.dtype, len(vector))
     torch.hardshrink(vector, _largest_below(threshold.high, vector.dtype), out=whole)
     torch.hardshrink(vector, _largest_below(threshold.low, vector.dtype), out=vector)
-    # The entries at the boundary remain, weakened; then those kept whole come back.
-    vector.sub_(whole).mul_(threshold.fraction).add_(whole)
+    # The entries at the boundary remain, weakened or chosen; then those kept whole come back.
+    vector.sub_(whole)
+    if threshold.lot is None:
+        vector.mul_(threshold.fraction)
+    else:
+        lots = threshold.lot.drawn(start, len(vector))
+        vector.masked_fill_(lots >= limit(threshold.fraction), 0.0)
+    vector.add_(whole)
 
 
 def _largest_below(limit: float, kind: torch.dtype) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,21 +26,21 @@ from evomerge.merging.entries import (
     bound,
     copied,
     magnitude_tables,
-    mapped_runs,
     may_differ,
     merged,
     stretches,
 )
 from evomerge.merging.finite import non_finite
-from evomerge.merging.fused import Run, blend, fits, formula
+from evomerge.merging.fused import fits, formula
 from evomerge.merging.index import MagnitudeIndex, VectorKey
 from evomerge.merging.joining import check_joinable, joined
 from evomerge.merging.magnitudes import MagnitudeTable
 from evomerge.merging.method import Chunk, Settings, Surveying, check_count, check_settings
-from evomerge.merging.plan import MergePlan, Vocabulary
+from evomerge.merging.plan import Mask, MergePlan, Vocabulary
 from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
+from evomerge.merging.threads import one_thread_each, spread
 from evomerge.merging.to_disk import StreamedMerge
 from evomerge.merging.vocabulary import refitted
 
@@ -110,7 +109,13 @@ class Merger:
         self._idle: list[Scratch] = []
 
     def tensor(
-        self, name: str, settings: Settings | None, method: str, *, dtype: str | None = None
+        self,
+        name: str,
+        settings: Settings | None,
+        method: str,
+        *,
+        dtype: str | None = None,
+        mask: Mask = "smooth",
     ) -> Tensor:
         """One merged tensor in its shape, on the CPU.
 
@@ -119,13 +124,14 @@ class Merger:
             settings: its numbers, per-model ones in the order of `models`; None for the base's.
             method: name of the merge method.
             dtype: of the result, as people or safetensors write it; None for the base's own.
+            mask: of methods with a density rule.
 
         Raises:
             CheckpointError: there is no such tensor, or a file changed.
             UsageError: the settings are not the method's.
         """
         tensors = {} if settings is None else {self.follows.get(name, name): settings}
-        plan = MergePlan(method, tuple(self.models), tensors)
+        plan = MergePlan(method, tuple(self.models), tensors, mask=mask)
         self.check(plan)
         word = self.word(name, dtype)
         entry = self.base.entry(name)
@@ -176,7 +182,7 @@ class Merger:
                 self.spread(write_one, words)
             else:
                 threads = torch.get_num_threads()
-                with _one_thread_each():
+                with one_thread_each():
                     StreamedMerge(self, plan, words, bad, threads=threads).write(writer)
             writer.finish()
         return Written({name: count for name, count in bad.items() if count}, writer.digests)
@@ -236,28 +242,17 @@ class Merger:
             merge = self._merge(name, plan, settings, word, scratch)
             yield from merged(merge, torch_dtype(word), scratch)
 
-    def fill(self, target: Tensor, name: str, plan: MergePlan | None, word: str) -> bool:
-        """Compute a tensor of the output right where it is wanted, from the mapped files.
+    def merge(self, name: str, plan: MergePlan, word: str) -> TensorMerge | None:
+        """How a tensor of the output is merged; None where it is the base's own.
 
         Args:
-            target: ``(n,)`` of the dtype `word`, contiguous, on the CPU.
             name, plan, word: as for `pieces`.
-
-        Returns:
-            Whether it was done; if not, nothing was written, and `pieces` does it.
         """
-        settings = None if plan is None else self.settings(name, plan)
-        if not self.compiled or plan is None or settings is None or not len(target):
-            return False
+        settings = self.settings(name, plan)
+        if settings is None:
+            return None
         with self.scratch() as scratch:
-            merge = self._merge(name, plan, settings, word, scratch)
-        if merge.formula is None:
-            return False
-        runs = mapped_runs(merge.inputs, merge.formula.models)
-        if runs is None:
-            return False
-        blend(merge.formula, Run(word, target.data_ptr()), runs, (0, len(target)))
-        return True
+            return self._merge(name, plan, settings, word, scratch)
 
     def chunks(self, name: str) -> Iterator[Chunk]:
         """A tensor's chunks in order, to look at: with every model's whole task vector."""
@@ -267,16 +262,7 @@ class Merger:
 
     def spread(self, work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
         """Do something for each tensor, in as many threads as torch may use; large ones first."""
-        ordered = sorted(names, key=lambda name: -self.base.entry(name).size)
-        threads = torch.get_num_threads()
-        if threads == 1:
-            return [work(name) for name in ordered]
-        with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
-            try:
-                return list(pool.map(work, ordered))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        return spread(work, sorted(names, key=lambda name: -self.base.entry(name).size))
 
     def used(self, plan: MergePlan, settings: Settings) -> tuple[int, ...]:
         """The models that a tensor with these settings depends on, by their place in the plan."""
@@ -324,7 +310,11 @@ class Merger:
         method = method_named(plan.method)
         densities, used = method.densities(settings) or (), method.used(settings)
         thresholds = {i: table.threshold(densities[i]) for i, table in tables.items()}
-        kept = {i: threshold for i, threshold in thresholds.items() if threshold is not None}
+        kept = {
+            i: threshold.masked(plan.mask, (plan.seed, inputs.name, plan.models[i]))
+            for i, threshold in thresholds.items()
+            if threshold is not None
+        }
         form = formula(method, settings, kept) if self.fits(inputs, used, word) else None
         found = None
         if isinstance(method, Surveying):
@@ -388,14 +378,3 @@ class Merger:
             yield scratch
         finally:
             self._idle.append(scratch)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Torch computes in the calling threads meanwhile, which are as many as it may use."""
-    allowed = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(allowed)

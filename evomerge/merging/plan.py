@@ -13,6 +13,9 @@ Vocabulary = Literal["refuse", "common", "base"]
 
 VOCABULARIES: tuple[Vocabulary, ...] = get_args(Vocabulary)
 
+Mask = Literal["smooth", "exact", "plain"]
+"""What becomes of entries that tie at a threshold: see `evomerge.merging.magnitudes`."""
+
 
 @dataclass(frozen=True)
 class MergePlan:
@@ -22,10 +25,12 @@ class MergePlan:
         method: a name in `evomerge.merging.registry.METHODS`.
         models: in the order of the numbers in per-model fields.
         tensors: settings by tensor name; the tensors that are absent are the base's.
-        seed: of the methods that draw random numbers.
+        seed: of the methods that draw random numbers, and of lots.
+        mask: of the methods that keep the largest entries by the density rule.
     """
 
     method: str
     models: tuple[str, ...]
     tensors: Mapping[str, Settings]
     seed: int = 0
+    mask: Mask = "smooth"

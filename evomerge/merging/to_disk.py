@@ -189,7 +189,7 @@ def _fill(merge: TensorMerge, target: Tensor, span: tuple[int, int], scratch: Sc
     if merge.formula is not None:
         runs = read_runs(merge.inputs, merge.formula.models, span, scratch)
         out = Run(dtype_word(target.dtype), target.data_ptr())
-        blend(merge.formula, out, runs, (0, len(target)))
+        blend(merge.formula, out, runs, (0, len(target)), span[0])
         return
     for first, piece in merged(merge, target.dtype, scratch, within=span):
         target[first - span[0] : first - span[0] + len(piece)].copy_(piece)

@@ -43,6 +43,13 @@ def fields_of(method: str) -> tuple[Field, ...]:
     return tuple(field for field in method_named(method).fields if field.searched)
 
 
+def follows_density_rule(method: str) -> bool:
+    """Whether a method keeps the largest entries by `evomerge.merging.magnitudes`."""
+    found = method_named(method)
+    usual = {f.name: (f.default,) if f.per == "model" else f.default for f in found.fields}
+    return found.densities(usual) is not None
+
+
 def method(node: Node) -> str:
     """The name of a merge method, perhaps with the prefix of LiNeS before it."""
     name = text(node)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from evomerge.errors import CampaignError, UsageError
 from evomerge.merging.method import Field
-from evomerge.merging.plan import VOCABULARIES, Vocabulary
+from evomerge.merging.plan import VOCABULARIES, Mask, Vocabulary
 from evomerge.recipe import families, later
 from evomerge.recipe.groups import MODULES, RESERVED, RULES, Grouping, Layers, Module, Rule
 from evomerge.recipe.pins import Pin, check_ties, field_value, pin
@@ -72,6 +72,7 @@ def _recipe(top: Section, folder: Path) -> tuple[Recipe, Section]:
         pins=_pins(merge, models, families.fields_of(method)),
         seed=merge.get("seed", integer(0), 0),
         vocabulary=cast(Vocabulary, merge.get("vocabulary", word(*VOCABULARIES), "refuse")),
+        mask=merge.get("mask", _mask(method), "smooth"),
     )
     for part in models.values():
         part.finish()
@@ -196,6 +197,18 @@ def _split_signs(method: str) -> Parser[str]:
         if method != DEFAULT_METHOD:
             raise error(f"{method} cannot split signs; {DEFAULT_METHOD} can", node)
         return SPLIT_METHOD
+
+    return parse
+
+
+def _mask(method: str) -> Parser[Mask]:
+    """What becomes of ties at a threshold, for a method that has thresholds."""
+
+    def parse(node: Node) -> Mask:
+        found = cast(Mask, word(*get_args(Mask))(node))
+        if not families.follows_density_rule(method):
+            raise error(f"{method} keeps nothing by the density rule, so it takes no mask", node)
+        return found
 
     return parse
 

@@ -22,7 +22,7 @@ from evomerge.checkpoint.header import TensorEntry
 from evomerge.coefficients import Coefficients
 from evomerge.errors import CampaignError, UsageError
 from evomerge.merging.method import Field, MergeMethod, Settings, check_count
-from evomerge.merging.plan import MergePlan, Vocabulary
+from evomerge.merging.plan import Mask, MergePlan, Vocabulary
 from evomerge.merging.registry import method_named
 from evomerge.recipe.anatomy import anatomy, depths
 from evomerge.recipe.coordinates import coordinate_of, group_coordinates
@@ -67,6 +67,7 @@ class Recipe:
         warm_starts: measured after the references.
         seed: of the masks of methods that drop entries at random; one for all candidates.
         vocabulary: what becomes of rows where the models' vocabularies differ from the base's.
+        mask: what becomes of entries that tie at a density's threshold.
     """
 
     base: Path
@@ -77,6 +78,7 @@ class Recipe:
     warm_starts: tuple[WarmStart, ...] = ()
     seed: int = 0
     vocabulary: Vocabulary = "refuse"
+    mask: Mask = "smooth"
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -94,6 +96,8 @@ class Recipe:
             "groups": self.grouping.to_json(),
             "warm_start": [[warm.method, dict(warm.parameters)] for warm in self.warm_starts],
         }
+        if self.mask != "smooth":
+            found["mask"] = self.mask
         return found if self.vocabulary == "refuse" else {**found, "vocabulary": self.vocabulary}
 
     def range_of(self, name: str) -> Pin:
@@ -165,7 +169,8 @@ class BoundRecipe:
             tensors = self._tensors(numbers)
         if any(field.name == "depth" for field in method_named(method).fields):
             tensors = {name: {**s, "depth": self._depths[name]} for name, s in tensors.items()}
-        return MergePlan(method, tuple(self.recipe.models), tensors, self.recipe.seed)
+        recipe = self.recipe
+        return MergePlan(method, tuple(recipe.models), tensors, recipe.seed, recipe.mask)
 
     def coefficients(self, method: str, parameters: Mapping[str, float]) -> Coefficients:
         """Every number of a candidate, group by group, whatever names it was asked by.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from evomerge.merging import entries, fused
 from evomerge.merging.live import LiveMerge
 from evomerge.merging.merger import Merger
 from evomerge.merging.method import Settings
-from evomerge.merging.plan import MergePlan
+from evomerge.merging.plan import Mask, MergePlan
 
 Store = Callable[..., Checkpoint]
 WORDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -65,7 +66,9 @@ def test_rounding_is_that_of_torch(dtype: torch.dtype, seed: int) -> None:
 
 def numbers(count: int) -> st.SearchStrategy[dict[str, tuple[float, ...]]]:
     weights = st.sampled_from([0.0, 1.0, -1.0, 0.7, 0.1, -0.3, 1.5, 1e-6])
-    densities = st.one_of(st.just(1.0), st.just(0.0), st.floats(0.001, 1.0))
+    densities = st.one_of(
+        st.just(1.0), st.just(0.0), st.sampled_from([0.05, 0.3, 0.5]), st.floats(0.001, 1.0)
+    )
     each = {"weight": weights, "density": densities}
     return st.fixed_dictionaries({n: st.tuples(*[v] * count) for n, v in each.items()})
 
@@ -122,16 +125,19 @@ def test_a_compiled_merge_is_torch_bit_for_bit(store: Store, data: st.DataObject
     values = given_settings(method, draw(numbers(models)), draw(st.sampled_from([1.0, -0.4, 0.0])))
     base, *others = [store({"t": tensor}) for tensor in tensors]
     named = {f"m{i}": other for i, other in enumerate(others)}
-    expected = Merger(base, named, compiled=False).tensor("t", values, method, dtype=WORDS[out])
+    masks = ("smooth", "exact") if method == "ties" else get_args(Mask)  # each is compiled
+    mask = draw(st.sampled_from(masks))
+    wanted = {"dtype": WORDS[out], "mask": mask}
+    expected = Merger(base, named, compiled=False).tensor("t", values, method, **wanted)
     chunk, threads = draw(st.sampled_from([1, 7, 256, 2**18])), draw(st.integers(1, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "CHUNK", chunk)
         patch.setattr("evomerge.merging.kernels.UNROLLED", 2)  # each number is compiled anew
         torch.set_num_threads(threads)
         merger = Merger(base, named, compiled=True)
-        assert same(merger.tensor("t", values, method, dtype=WORDS[out]), expected)
+        assert same(merger.tensor("t", values, method, **wanted), expected)
         module = One(torch.full((count,), torch.nan, dtype=expected.dtype))
-        plan = MergePlan(method, tuple(named), {"t": values})
+        plan = MergePlan(method, tuple(named), {"t": values}, mask=mask)
         LiveMerge(merger, module, dtype=WORDS[out]).apply(plan)
         torch.set_num_threads(1)
     assert same(module.t.detach(), expected)

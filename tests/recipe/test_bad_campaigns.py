@@ -229,6 +229,10 @@ CASES = {
     # What later versions bring.
     "ray": Bad("local", "ray", "18:9", "'ray' is not in this version yet"),
     "split signs": Bad("split_signs: false", "split_signs: 3", "10:16", "true or false"),
+    "mask": Bad("split_signs: false", "mask: exakt", "10:9", "did you mean 'exact'"),
+    "mask without thresholds": Bad(
+        "method: sparse_signed", "method: dare_ties\n  mask: exact", "8:9", "takes no mask"
+    ),
     "http": Bad("jsonl", "http", "12:39", "not in this version yet"),
     "metagpt": Bad("sparse_signed", "metagpt", "7:11", "not in this version yet"),
     "surrogate": Bad(

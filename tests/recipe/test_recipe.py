@@ -259,6 +259,13 @@ def test_signs_apart_have_numbers_of_their_own_and_keep_the_references() -> None
         assert settings["positive_density"] == settings["negative_density"] == (1.0, 1.0)
 
 
+def test_the_mask_goes_into_plans_and_identity() -> None:
+    recipe = bound("mask: exact")
+    assert recipe.plan("sparse_signed", {}).mask == "exact"
+    assert recipe.recipe.identity() != bound("mask: plain").recipe.identity()
+    assert bound("weight: 1").plan("sparse_signed", {}).mask == "smooth"
+
+
 def test_the_seed_of_masks_goes_into_plans_and_identity() -> None:
     one, other = bound("method: dare_ties"), bound("method: dare_ties, seed: 7")
     assert [r.plan("dare_ties", {}).seed for r in (one, other)] == [0, 7]

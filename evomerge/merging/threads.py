@@ -1,0 +1,46 @@
+"""Work shared among as many threads as torch may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def spread(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What the work makes of each item; begun in their order, by whichever thread is free."""
+    threads = min(torch.get_num_threads(), len(items))
+    if threads <= 1:
+        return [work(item) for item in items]
+    waiting, done = iter(list(enumerate(items))), {}  # whose every item goes to one thread
+
+    def take() -> None:
+        for place, item in waiting:
+            try:
+                done[place] = work(item)
+            except BaseException:
+                for _ in waiting:
+                    pass
+                raise
+
+    with one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        for taken in [pool.submit(take) for _ in range(threads)]:
+            taken.result()
+    return [done[place] for place in range(len(items))]
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Torch computes in the calling threads meanwhile, which are as many as it may use."""
+    allowed = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(allowed)
