@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.merging import entries, fused
+from evomerge.merging import entries, fused, live
 from evomerge.merging.live import LiveMerge
 from evomerge.merging.merger import Merger
 from evomerge.merging.method import Settings
@@ -132,6 +132,7 @@ def test_a_compiled_merge_is_torch_bit_for_bit(store: Store, data: st.DataObject
     chunk, threads = draw(st.sampled_from([1, 7, 256, 2**18])), draw(st.integers(1, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "CHUNK", chunk)
+        patch.setattr(live, "TILE", chunk)
         patch.setattr("evomerge.merging.kernels.UNROLLED", 2)  # each number is compiled anew
         torch.set_num_threads(threads)
         merger = Merger(base, named, compiled=True)

@@ -80,7 +80,7 @@ def test_a_plan_that_fails_leaves_nothing_half_known(
     live, module = simple(store)
     live.apply(plan(a=0.5, b=0.5))
     with monkeypatch.context() as patch:
-        patch.setattr("evomerge.merging.live._write", broken)
+        patch.setattr("evomerge.merging.live._begin", broken)
         with pytest.raises(OSError, match="disk"):
             live.apply(plan(a=1.0, b=1.0))
     live.apply(plan(a=0.5, b=0.5))
