@@ -111,7 +111,8 @@ def write_recipes(folder: Path, models: Path, name: str) -> None:
         chosen = ", ".join(f"{model}: {paths[model]}" for model in MODELS)
         (folder / f"{method}-{name}.yaml").write_text(
             f"base: {paths['base']}\nmodels: {{{chosen}}}\n"
-            f"merge: {{method: {method}, parameters: {NUMBERS[method]}}}\n"
+            "merge:\n  groups: {embeddings: own, head: own}\n"  # mergekit trims them too
+            f"  method: {method}\n  parameters: {NUMBERS[method]}\n"
         )
         each: dict[str, float] = {"weight": 1.0}
         theirs: dict[str, object] = {"merge_method": method, "dtype": "bfloat16"}
