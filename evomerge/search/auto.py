@@ -1,6 +1,11 @@
-"""The default sampler: an initial design around the references, then the fitting library sampler.
+"""The default sampler: `margin` while a surrogate can keep up, evolution for long campaigns.
 
-The references of a campaign (base, parents, uniform average, warm starts) are the non-own points of
+`margin` says with every proposal how well it foretells trials that were left out of its fit. Where
+it explains next to nothing of any goal, TPE proposes in its place, until it explains something
+again: the optimum of a surrogate that has not understood the landscape would lead astray.
+
+Long campaigns, and studies that began with an earlier version, have an initial design around the
+references instead. These (base, parents, uniform average, warm starts) are the non-own points of
 the log. Their mean is a shrunken uniform average, which on real merges is a good place to start
 from, and mixtures of them keep what the parents can do; uniform points in the cube mostly do not.
 """
@@ -21,21 +26,28 @@ from evomerge.space import Array
 
 DESIGN = 8  # points, or a fifth of the budget if that is smaller
 STEP = 0.1  # standard deviation of the design's steps in the unit cube
-# Beyond it evolution is level with TPE (within seeds' noise at 600 trials) and asks in less time.
 MANY_TRIALS = 500
+"""Beyond it a fit for every ask takes seconds, and evolution has the trials that it needs."""
+
+FALLBACK = "tpe"
+POOR = 0.1
+"""Share of the variance that the surrogate must explain of some goal, on trials left out."""
+
+_JUDGED = 24  # own asks, before which a poor fit only says that there are few trials
 
 
 def choose(problem: SearchProblem) -> tuple[str, str]:
     """The sampler that ``auto`` is on a problem, by goals and budget, and why, for the user.
 
-    Measured by ``experiments/search/compare.py``.
+    Measured by ``experiments/search/margins.py`` and ``experiments/search/compare.py``.
     """
     goals, trials = problem.goals, problem.trials
     what = f"{goals} goal{'s' if goals > 1 else ''}, {len(problem.space)} parameters"
-    if goals == 1:
-        return "cma", f"{what}: CMA-ES from the best reference"
     if trials is None or trials <= MANY_TRIALS:
-        return "tpe", f"{what}, few trials: mixtures of the references, then TPE"
+        why = "a Gaussian process on items' margins, on the goals where there are none; "
+        return "margin", f"{what}: {why}TPE where neither foretells left-out trials"
+    if goals == 1:
+        return "cma", f"{what}, many trials: CMA-ES from the best reference"
     evolution = "nsga2" if goals == 2 else "nsga3"
     return evolution, f"{what}, many trials: mixtures of the references, then evolution"
 
@@ -44,8 +56,9 @@ def make(problem: SearchProblem, options: Mapping[str, Any]) -> Auto:
     """The sampler ``auto``; takes no options."""
     no_options("auto", options)
     sampler, _ = choose(problem)
-    # CMA-ES waits for the references by itself.
-    return Auto(problem, {"sampler": sampler, "design": 0 if sampler == "cma" else _size(problem)})
+    # CMA-ES waits for the references by itself, and margin has a design of its own.
+    design = 0 if sampler in ("cma", "margin") else _size(problem)
+    return Auto(problem, {"sampler": sampler, "design": design})
 
 
 def _size(problem: SearchProblem) -> int:
@@ -74,9 +87,13 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _InnerLog:
-    """The log as the inner sampler sees it: the design's points are others'."""
+    """The log as an inner sampler sees it: what another one proposed is others'.
+
+    To `margin` all are its own, for what is not counts as a reference to it.
+    """
 
     log: Log
+    sampler: str
 
     def __len__(self) -> int:
         return len(self.log)
@@ -84,8 +101,10 @@ class _InnerLog:
     def events(self, start: int = 0) -> Iterator[Asked | Observation]:
         for event in self.log.events(start):
             if isinstance(event, Asked) and event.own:
-                inner = event.note.get("inner")
-                yield replace(event, own=inner is not None, note=inner or {})
+                by = event.note.get("by", event.note["auto"]["sampler"])
+                inner = event.note.get("inner") if by == self.sampler else None
+                own = inner is not None or self.sampler == "margin"
+                yield replace(event, own=own, note=inner or {})
             else:
                 yield event
 
@@ -95,31 +114,40 @@ class Auto:
     """The initial design, then another sampler that sees the design as others' points.
 
     The choice, ``{"sampler": name, "design": points}``, goes into every note, and the first one
-    counts: a longer budget does not change the sampler of a study that has begun.
+    counts: a longer budget does not change the sampler of a study that has begun. ``by`` names
+    the sampler of a proposal where it is another one, and ``inner`` is that sampler's own note.
     """
 
     problem: SearchProblem
     choice: Mapping[str, Any]
     name: str = field(default="auto", init=False)
     _seen: _Seen = field(default_factory=_Seen, init=False, repr=False)
-    _inner: Sampler | None = field(default=None, init=False, repr=False)
+    _inner: dict[str, Sampler] = field(default_factory=dict, init=False, repr=False)
 
     def ask(self, log: Log, number: int) -> Proposal:
         """The proposal for trial `number`; see `evomerge.interfaces.Sampler`."""
         if len(log) < self._seen.read:
-            self._seen, self._inner = _Seen(), None
+            self._seen, self._inner = _Seen(), {}
         self._seen.take(log)
         seen = self._seen
         chosen = seen.chosen or dict(self.choice)
         if seen.own < chosen["design"]:
             point = design_point(np.array(seen.references), self.problem, seen.own)
             return Proposal(point, {"auto": chosen})
-        if self._inner is None:
+        proposal = self._ask(chosen["sampler"], log, number)
+        explained = proposal.note.get("explained")
+        if explained and seen.own >= _JUDGED and max(explained) < POOR:
+            instead = self._ask(FALLBACK, log, number)
+            note = {"auto": chosen, "by": FALLBACK, "explained": explained}
+            return Proposal(instead.point, {**note, "inner": instead.note})
+        return Proposal(proposal.point, {"auto": chosen, "inner": proposal.note})
+
+    def _ask(self, sampler: str, log: Log, number: int) -> Proposal:
+        if sampler not in self._inner:
             from evomerge.search.registry import make_sampler
 
-            self._inner = make_sampler(chosen["sampler"], self.problem, {})
-        proposal = self._inner.ask(_InnerLog(log), number)
-        return Proposal(proposal.point, {"auto": chosen, "inner": proposal.note})
+            self._inner[sampler] = make_sampler(sampler, self.problem, {})
+        return self._inner[sampler].ask(_InnerLog(log, sampler), number)
 
 
 def design_point(references: Array, problem: SearchProblem, index: int) -> Array:

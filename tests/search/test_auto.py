@@ -11,7 +11,7 @@ import pytest
 from evomerge.interfaces import Asked, Observation, SearchProblem
 from evomerge.search.auto import choose, design_point, make
 from evomerge.search.registry import make_sampler
-from evomerge.space import Parameter, Space
+from evomerge.space import Array, Parameter, Space
 
 SPACE = Space(tuple(Parameter(f"p{i}", 0.0, 1.0) for i in range(6)))
 PROBLEM = SearchProblem(SPACE, 3, 60, seed=1)
@@ -26,10 +26,10 @@ class ListLog(list[Asked | Observation]):
 @pytest.mark.parametrize(
     ("goals", "trials", "name"),
     [
-        (1, 60, "cma"),
-        (1, None, "cma"),
-        (2, 60, "tpe"),
-        (3, None, "tpe"),
+        (1, 60, "margin"),
+        (1, None, "margin"),
+        (3, 500, "margin"),
+        (1, 501, "cma"),
         (2, 501, "nsga2"),
         (3, 501, "nsga3"),
     ],
@@ -57,28 +57,70 @@ def test_without_references_the_design_fills_the_cube() -> None:
     assert np.abs(points.mean(axis=0) - 0.5).max() < 0.02  # a Sobol net is balanced
 
 
+def told(log: ListLog, number: int, point: Array, losses: list[float]) -> None:
+    log.append(Observation(number, point, np.array(losses), 0.0))
+
+
+def bowls(point: Array) -> list[float]:
+    return [float(np.sum((point - c) ** 2)) for c in (0.1, 0.5, 0.9)]
+
+
 def test_a_longer_budget_leaves_a_study_that_has_begun_its_sampler() -> None:
     log, sampler = ListLog(), make(PROBLEM, {})
-    for number in range(20):
+    for number in range(24):
         proposal = sampler.ask(log, number)
         log.append(Asked(number, proposal.point, True, proposal.note))
-        losses = np.array([np.sum((proposal.point - c) ** 2) for c in (0.1, 0.5, 0.9)])
-        log.append(Observation(number, proposal.point, losses, 0.0))
-    assert log[0].note["auto"] == {"sampler": "tpe", "design": 8}
-    extended = make(replace(PROBLEM, trials=5000), {}).ask(log, 20)
-    assert extended.note["auto"] == {"sampler": "tpe", "design": 8}
-    assert extended.point.tobytes() == sampler.ask(log, 20).point.tobytes()
+        told(log, number, proposal.point, bowls(proposal.point))
+    assert log[0].note["auto"] == {"sampler": "margin", "design": 0}
+    extended = make(replace(PROBLEM, trials=5000), {}).ask(log, 24)
+    assert extended.note["auto"] == {"sampler": "margin", "design": 0}
+    assert extended.point.tobytes() == sampler.ask(log, 24).point.tobytes()
 
 
-def test_after_the_design_the_inner_sampler_proposes_what_it_would_alone() -> None:
+@pytest.mark.parametrize("trials", [60, 501])
+def test_the_inner_sampler_proposes_what_it_would_alone(trials: int) -> None:
     """It sees the design's points as another's."""
-    log, alone, sampler = ListLog(), ListLog(), make(PROBLEM, {})
-    for number in range(10):
+    problem = replace(PROBLEM, trials=trials)
+    name, _ = choose(problem)
+    log, alone, sampler = ListLog(), ListLog(), make(problem, {})
+    for number in range(24):
         proposal = sampler.ask(log, number)
         log.append(Asked(number, proposal.point, True, proposal.note))
-        alone.append(Asked(number, proposal.point, number >= 8, proposal.note.get("inner", {})))
+        inner = proposal.note.get("inner")
+        alone.append(Asked(number, proposal.point, inner is not None, inner or {}))
         for each in (log, alone):
-            losses = np.array([np.sum((proposal.point - c) ** 2) for c in (0.1, 0.5, 0.9)])
-            each.append(Observation(number, proposal.point, losses, 0.0))
-    expected = make_sampler("tpe", PROBLEM, {}).ask(alone, 10)
-    assert sampler.ask(log, 10).point.tobytes() == expected.point.tobytes()
+            told(each, number, proposal.point, bowls(proposal.point))
+    expected = make_sampler(name, problem, {}).ask(alone, 24)
+    assert sampler.ask(log, 24).point.tobytes() == expected.point.tobytes()
+
+
+def test_a_landscape_that_no_surrogate_understands_is_left_to_tpe() -> None:
+    """Losses that have nothing to do with the point."""
+    rng = np.random.default_rng(4)
+    log, sampler = ListLog(), make(PROBLEM, {})
+    for number in range(44):
+        proposal = sampler.ask(log, number)
+        log.append(Asked(number, proposal.point, True, proposal.note))
+        told(log, number, proposal.point, rng.normal(size=3).tolist())
+    by = [asked.note.get("by", "margin") for asked in log if isinstance(asked, Asked)]
+    assert set(by[:24]) == {"margin"}
+    assert by[24:].count("tpe") >= 15
+    asks = [(i, e) for i, e in enumerate(log) if isinstance(e, Asked) and "by" in e.note]
+    for position, asked in (asks[0], asks[-1]):
+        again = make(PROBLEM, {}).ask(ListLog(log[:position]), asked.number)
+        assert again.note == asked.note
+        assert again.point.tobytes() == asked.point.tobytes()
+
+
+def test_a_study_begun_with_tpe_goes_on_with_it() -> None:
+    """As the first version chose; its notes name no sampler beside the choice."""
+    log = ListLog()
+    choice = {"sampler": "tpe", "design": 2}
+    for number in range(6):
+        point = np.full(6, 0.1 * number)
+        inner = {"inner": {}} if number >= 2 else {}
+        log.append(Asked(number, point, True, {"auto": choice, **inner}))
+        told(log, number, point, bowls(point))
+    note = make(PROBLEM, {}).ask(log, 6).note
+    assert note["auto"] == choice
+    assert "explained" not in note["inner"]
