@@ -19,6 +19,23 @@ from evomerge.space import Array
 
 
 @dataclass(frozen=True)
+class Places:
+    """Points as a kernel sees them; made by `Kernel.places`.
+
+    Attributes:
+        turned: ``(n, d)``, S z.
+        norms: ``(n,)``, g(z, z).
+    """
+
+    z: Array
+    turned: Array
+    norms: Array
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A kernel with all its numbers.
 
@@ -37,46 +54,44 @@ class Kernel:
     matern: float
     lengthscale: float
 
-    def gram(self, points: Array, others: Array) -> Array:
-        """``(n, d)`` and ``(q, d)`` to ``(n, q)``."""
-        z, w = points - self.centre, others - self.centre
-        turned = z @ self.shape
-        g = turned @ w.T
-        own, theirs = _inner(turned, z), _inner(w @ self.shape, w)
-        return self._of(g, own[:, None], theirs[None, :])
-
-    def diagonal(self, points: Array) -> Array:
-        """``k(x, x)`` of each point, ``(n,)``."""
+    def places(self, points: Array) -> Places:
+        """Points ``(n, d)``, with what every use of them needs worked out once."""
         z = points - self.centre
-        g = _inner(z @ self.shape, z)
+        turned = z @ self.shape
+        return Places(z, turned, np.asarray(np.einsum("nd,nd->n", turned, z)))
+
+    def gram(self, places: Places, others: Places) -> Array:
+        """The kernel of every pair, ``(n, q)``."""
+        g, squares = self._apart(places, others)
+        smooth = self.matern * matern_value(squares)
+        return np.asarray(self.constant + self.linear * g + self.quadratic * g**2 + smooth)
+
+    def diagonal(self, places: Places) -> Array:
+        """``k(x, x)`` of each point, ``(n,)``."""
+        g = places.norms
         return np.asarray(self.constant + self.linear * g + self.quadratic * g**2 + self.matern)
 
-    def pull_gram(self, points: Array, others: Array, weights: Array) -> Array:
-        """Gradient of ``sum(weights * gram(points, others))`` in the points, ``(n, d)``.
+    def pull_gram(self, places: Places, others: Places, weights: Array) -> Array:
+        """Gradient of ``sum(weights * gram(places, others))`` in the first points, ``(n, d)``.
 
         Args:
             weights: ``(n, q)``.
         """
-        z, w = points - self.centre, others - self.centre
-        turned, theirs = z @ self.shape, w @ self.shape
-        g = turned @ w.T
-        own = _inner(turned, z)
-        squares = _squares(g, own[:, None], _inner(theirs, w)[None, :], self.lengthscale)
-        slope = self.matern * matern_slope(squares) / self.lengthscale**2
-        inner = weights * (self.linear + 2 * self.quadratic * g - 2 * slope)
-        return np.asarray(inner @ theirs + 2 * (weights * slope).sum(axis=1)[:, None] * turned)
+        g, squares = self._apart(places, others)
+        slope = weights * self.matern * matern_slope(squares) / self.lengthscale**2
+        inner = weights * (self.linear + 2 * self.quadratic * g) - 2 * slope
+        return np.asarray(inner @ others.turned + 2 * slope.sum(axis=1)[:, None] * places.turned)
 
-    def pull_diagonal(self, points: Array, weights: Array) -> Array:
-        """Gradient of ``sum(weights * diagonal(points))`` in the points, ``(n, d)``."""
-        z = points - self.centre
-        turned = z @ self.shape
-        slope = self.linear + 2 * self.quadratic * _inner(turned, z)
-        return np.asarray(2 * (weights * slope)[:, None] * turned)
+    def pull_diagonal(self, places: Places, weights: Array) -> Array:
+        """Gradient of ``sum(weights * diagonal(places))`` in the points, ``(n, d)``."""
+        slope = weights * (self.linear + 2 * self.quadratic * places.norms)
+        return np.asarray(2 * slope[:, None] * places.turned)
 
-    def _of(self, g: Array, own: Array, theirs: Array) -> Array:
-        squares = _squares(g, own, theirs, self.lengthscale)
-        smooth = self.matern * matern_value(squares)
-        return np.asarray(self.constant + self.linear * g + self.quadratic * g**2 + smooth)
+    def _apart(self, places: Places, others: Places) -> tuple[Array, Array]:
+        """g and r^2 of every pair."""
+        g = places.turned @ others.z.T
+        between = places.norms[:, None] + others.norms[None, :] - 2 * g
+        return g, np.maximum(between, 0.0) / self.lengthscale**2
 
 
 def matern_value(squares: Array) -> Array:
@@ -89,11 +104,3 @@ def matern_slope(squares: Array) -> Array:
     """The derivative of m by r^2, which is finite at 0."""
     r = np.sqrt(5 * squares)
     return np.asarray(-5 / 6 * (1 + r) * np.exp(-r))
-
-
-def _squares(g: Array, own: Array, theirs: Array, lengthscale: float) -> Array:
-    return np.asarray(np.maximum(own + theirs - 2 * g, 0.0) / lengthscale**2)
-
-
-def _inner(one: Array, other: Array) -> Array:
-    return np.asarray(np.einsum("nd,nd->n", one, other))

@@ -49,8 +49,9 @@ class LossSurrogate:
 
     def linearise(self, points: Array) -> tuple[Prediction, Pull]:
         """See `evomerge.interfaces.Surrogate`."""
-        kernel, known = self.processes[0].kernel, self.processes[0].points
-        cross, diagonal = kernel.gram(points, known), kernel.diagonal(points)
+        kernel, known = self.processes[0].kernel, self.processes[0].places
+        places = kernel.places(points)
+        cross, diagonal = kernel.gram(places, known), kernel.diagonal(places)
         found = [process.means_and_variance(cross, diagonal) for process in self.processes]
         mean = self.means + self.scales * np.concatenate([outputs for outputs, _ in found], axis=1)
         roots = np.sqrt(np.array([variance for _, variance in found]).T)
@@ -62,9 +63,8 @@ class LossSurrogate:
             for i, process in enumerate(self.processes):
                 by_cross += (mean_weights[:, i, None] * self.scales[i]) * process.weights[:, 0]
                 by_cross -= 2 * by_variance[:, i, None] * (cross @ process.inverse)
-            return kernel.pull_gram(points, known, by_cross) + kernel.pull_diagonal(
-                points, by_variance.sum(axis=1)
-            )
+            through = kernel.pull_gram(places, known, by_cross)
+            return through + kernel.pull_diagonal(places, by_variance.sum(axis=1))
 
         noise = self.scales * np.sqrt([float(p.noise.mean()) for p in self.processes])
         return Prediction(mean, roots * spread, np.tile(noise, (len(points), 1))), pull

@@ -90,10 +90,10 @@ class MarginSurrogate:
 
     def linearise(self, points: Array) -> tuple[Prediction, Pull]:
         """See `evomerge.interfaces.Surrogate`."""
-        process = self.process
-        cross = process.kernel.gram(points, process.points)
-        diagonal = process.kernel.diagonal(points)
-        outputs, variance = process.means_and_variance(cross, diagonal)
+        process, kernel = self.process, self.process.kernel
+        places = kernel.places(points)
+        cross = kernel.gram(places, process.places)
+        outputs, variance = process.means_and_variance(cross, kernel.diagonal(places))
         noisy = variance + self.noise
         parts = [_Part(goal, *goal.arguments(outputs, noisy)) for goal in self.goals]
         means = np.array([part.mean for part in parts]).T
@@ -108,9 +108,8 @@ class MarginSurrogate:
                 by_variance = by_variance + weights * part.by_variance
             by_cross = by_output @ process.weights.T
             by_cross -= 2 * by_variance[:, None] * (cross @ process.inverse)
-            return process.kernel.pull_gram(
-                points, process.points, by_cross
-            ) + process.kernel.pull_diagonal(points, by_variance)
+            through = kernel.pull_gram(places, process.places, by_cross)
+            return through + kernel.pull_diagonal(places, by_variance)
 
         noise = np.array([part.noise for part in parts]).T
         return Prediction(means, root * slopes, noise), pull

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from evomerge.space import Array
-from evomerge.surrogates.kernel import Kernel
+from evomerge.surrogates.kernel import Kernel, Places
 
 _JITTER = 1e-8
 _LEAST = 1e-12  # variance, which rounding would make negative
@@ -22,14 +22,14 @@ class Process:
     """A posterior; made by `condition`.
 
     Attributes:
-        points: ``(n + k, d)``: those measured, then k that are believed to come out as predicted.
+        places: of n + k points: those measured, then k that are believed to come out as predicted.
         inverse: ``(n + k, n + k)``, of the points' covariance with its noise.
         weights: ``(n + k, p)``, the inverse times the outputs; 0 for believed points.
         noise: ``(n + k,)`` variances.
     """
 
     kernel: Kernel
-    points: Array
+    places: Places
     inverse: Array
     weights: Array
     noise: Array
@@ -38,11 +38,16 @@ class Process:
         """Of all outputs, ``(q, p)``, and of the shared latent function, ``(q,)``, without noise.
 
         Args:
-            cross: `kernel.gram` of the new points and `points`.
+            cross: `kernel.gram` of the new points and those of this process.
             diagonal: `kernel.diagonal` of the new points.
         """
         explained = np.einsum("qn,qn->q", cross @ self.inverse, cross)
         return cross @ self.weights, np.maximum(diagonal - explained, _LEAST)
+
+    @property
+    def points(self) -> Array:
+        """``(n + k, d)``."""
+        return self.places.z + self.kernel.centre
 
     def believing(self, points: Array) -> Process:
         """This posterior if points ``(k, d)`` came out as predicted: less variance, no other mean.
@@ -51,7 +56,7 @@ class Process:
         """
         if not len(points):
             return self
-        everything = np.concatenate([self.points, points])
+        everything = self.kernel.places(np.concatenate([self.points, points]))
         noise = np.append(self.noise, np.full(len(points), float(self.noise.mean())))
         inverse = _inverse(self.kernel.gram(everything, everything), noise)
         zeros = np.zeros((len(points), self.weights.shape[1]))
@@ -65,8 +70,9 @@ def condition(kernel: Kernel, noise: Array, points: Array, outputs: Array) -> Pr
     Args:
         noise: ``(n,)`` variances, in the outputs' units.
     """
-    inverse = _inverse(kernel.gram(points, points), noise)
-    return Process(kernel, points, inverse, inverse @ outputs, noise)
+    places = kernel.places(points)
+    inverse = _inverse(kernel.gram(places, places), noise)
+    return Process(kernel, places, inverse, inverse @ outputs, noise)
 
 
 def leave_one_out(process: Process) -> tuple[Array, Array]:

@@ -18,6 +18,7 @@ class Reader:
 
     Args:
         goals: how many losses.
+        items: whether they are read.
 
     Attributes:
         read: how many events were read.
@@ -28,7 +29,7 @@ class Reader:
         pending: number to point of the trials that have not ended.
     """
 
-    def __init__(self, goals: int) -> None:
+    def __init__(self, goals: int, *, items: bool = True) -> None:
         self.read = 0
         self.own = 0
         self.first_note: Mapping[str, Any] | None = None
@@ -36,6 +37,7 @@ class Reader:
         self.ended: list[Observation] = []
         self.pending: dict[int, Array] = {}
         self._goals = goals
+        self._with_items = items
         self._items: list[tuple[ItemLosses, ...] | None] = []
 
     def follow(self, log: Log) -> None:
@@ -72,7 +74,8 @@ class Reader:
         self.pending.pop(event.number, None)
         if event.losses is not None and np.isfinite(event.losses).all():
             self.ended.append(event)
-            self._items.append(None if event.read_items is None else event.read_items())
+            read = event.read_items if self._with_items else None
+            self._items.append(None if read is None else read())
 
     @staticmethod
     def _goal_items(items: list[tuple[ItemLosses, ...] | None], goal: int) -> GoalItems | None:

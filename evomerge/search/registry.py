@@ -28,6 +28,7 @@ SAMPLERS = Registry(
         "kinship": "evomerge.search.kin:make",
         "cma": "evomerge.search.from_nevergrad:cma",
         "margin": "evomerge.search.margin:make",
+        "margin_evolution": "evomerge.search.margin_evolution:make",
         "nsga2": "evomerge.search.from_optuna:nsga2",
         "nsga3": "evomerge.search.from_optuna:nsga3",
         "tpe": "evomerge.search.from_optuna:tpe",

@@ -10,10 +10,12 @@ import pytest
 from evomerge.interfaces import Asked, ItemLosses, Observation, Prediction, SearchProblem
 from evomerge.search.ascent import RADIUS
 from evomerge.search.centred import centre_of, centred_point, design_size
-from evomerge.search.margin import MarginSampler, _learning_size
+from evomerge.search.knowledge import _learning_size
+from evomerge.search.margin import MarginSampler
 from evomerge.search.preferences import Preference, ranges
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Coordinate, Parameter, Space
+from evomerge.surrogates.history import FitError
 
 SPACE = Space(
     tuple(
@@ -128,6 +130,7 @@ def test_margins_help() -> None:
 def test_the_fit_is_told_in_the_note(log: ListLog) -> None:
     assert log.asks()[0].note == {"design": 13}
     assert len(log.asks()[-1].note["explained"]) == 2
+    assert len(log.asks()[-1].note["margins"]) == 2
 
 
 def test_items_of_changing_numbers_and_missing_margins_break_nothing() -> None:
@@ -149,8 +152,8 @@ def test_the_belief_of_a_sampler_can_be_asked_for(log: ListLog) -> None:
     surrogate = MarginSampler(problem()).surrogate(log)
     assert surrogate.predict(np.full((3, D), 0.4)).mean.shape == (3, 2)
     assert all(fit.explained > 0.5 for fit in surrogate.fits)
-    assert surrogate.fits == MarginSampler(problem()).fits(log)
-    assert MarginSampler(problem()).fits(ListLog()) == ()
+    with pytest.raises(FitError, match="no trial has ended"):
+        MarginSampler(problem()).surrogate(ListLog())
 
 
 def test_a_limit_keeps_asks_where_it_is_met() -> None:

@@ -19,6 +19,7 @@ from evomerge.space import Array, Parameter, Space
 SEVERAL_GOALS = [
     "auto",
     "margin",
+    "margin_evolution",
     "random",
     "sobol",
     "nsga2",

@@ -170,7 +170,7 @@ def test_trials_without_items_teach_their_losses(world: ItemWorld) -> None:
     surrogate = blended(replace(history, items=tuple(holes)))
     assert surrogate.margins is not None and surrogate.losses is not None
     assert len(surrogate.margins.rows) == 26
-    assert len(surrogate.losses.processes[0].points) == 40
+    assert len(surrogate.losses.processes[0].places) == 40
 
 
 def test_noise_is_told_from_signal_by_the_loss_surrogate() -> None:

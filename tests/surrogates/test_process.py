@@ -33,28 +33,35 @@ def table(rows: Array, columns: Array) -> Array:
 
 
 def test_the_kernel_is_what_its_formula_says() -> None:
-    assert np.allclose(KERNEL.gram(POINTS, NEW), table(POINTS, NEW))
-    assert np.allclose(KERNEL.diagonal(NEW), np.diagonal(table(NEW, NEW)))
+    known, new = KERNEL.places(POINTS), KERNEL.places(NEW)
+    assert np.allclose(KERNEL.gram(known, new), table(POINTS, NEW))
+    assert np.allclose(KERNEL.diagonal(new), np.diagonal(table(NEW, NEW)))
 
 
 def test_the_gradients_of_the_kernel_are_those_of_differences() -> None:
     weights, own = RNG.normal(size=(4, 7)), RNG.normal(size=4)
+    known, new = KERNEL.places(POINTS), KERNEL.places(NEW)
     for axis in range(3):
         step = 1e-6 * np.eye(3)[axis]
-        up, down = KERNEL.gram(NEW + step, POINTS), KERNEL.gram(NEW - step, POINTS)
-        expected = (weights * (up - down)).sum(axis=1) / 2e-6
-        assert np.allclose(KERNEL.pull_gram(NEW, POINTS, weights)[:, axis], expected, atol=1e-7)
-        ends = KERNEL.diagonal(NEW + step) - KERNEL.diagonal(NEW - step)
-        assert np.allclose(KERNEL.pull_diagonal(NEW, own)[:, axis], own * ends / 2e-6, atol=1e-7)
+        up, down = KERNEL.places(NEW + step), KERNEL.places(NEW - step)
+        ends = KERNEL.gram(up, known) - KERNEL.gram(down, known)
+        expected = (weights * ends).sum(axis=1) / 2e-6
+        assert np.allclose(KERNEL.pull_gram(new, known, weights)[:, axis], expected, atol=1e-7)
+        own_ends = KERNEL.diagonal(up) - KERNEL.diagonal(down)
+        assert np.allclose(
+            KERNEL.pull_diagonal(new, own)[:, axis], own * own_ends / 2e-6, atol=1e-7
+        )
 
 
 def test_the_gradient_is_finite_where_points_coincide() -> None:
-    assert np.isfinite(KERNEL.pull_gram(POINTS, POINTS, np.ones((7, 7)))).all()
+    known = KERNEL.places(POINTS)
+    assert np.isfinite(KERNEL.pull_gram(known, known, np.ones((7, 7)))).all()
 
 
 def predicted(process: Process, points: Array) -> tuple[Array, Array]:
-    cross = process.kernel.gram(points, process.points)
-    return process.means_and_variance(cross, process.kernel.diagonal(points))
+    places = process.kernel.places(points)
+    cross = process.kernel.gram(places, process.places)
+    return process.means_and_variance(cross, process.kernel.diagonal(places))
 
 
 def dense(points: Array, outputs: Array, noise: Array) -> tuple[Array, Array]:

@@ -1,0 +1,150 @@
+"""What the surrogates' samplers share: the log as they read it, their design, and the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evomerge.interfaces import Log, Proposal, SearchProblem
+from evomerge.search.centred import (
+    STEP,
+    Steps,
+    centre_of,
+    centred_point,
+    design_size,
+    free_steps,
+    smooth_steps,
+)
+from evomerge.search.preferences import Preference, draw, ranges
+from evomerge.search.quasirandom import folded
+from evomerge.search.reading import Reader
+from evomerge.space import Array
+from evomerge.surrogates.blend import Blend, Kernels, fit_blend, learn_kernels
+from evomerge.surrogates.history import FitError, History
+from evomerge.surrogates.structure import Structure, structure_of
+
+MOST_TRIALS = 600
+"""That a surrogate is fitted to; of more, the latest."""
+
+_SAME = 1e-3  # in every coordinate: a point that was asked already
+_GROWTH = 1.25  # of the history, after which the kernel's numbers are learnt anew
+
+
+@dataclass
+class Knowledge:
+    """Follows one log. All of it follows from the log; what it remembers is a cache.
+
+    Attributes:
+        items: whether the surrogate looks at items, or at the goals alone.
+    """
+
+    problem: SearchProblem
+    items: bool = True
+    _reader: Reader = field(init=False, repr=False)
+    _structure: Structure = field(init=False, repr=False)
+    _kernels: tuple[int, Kernels] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._reader = Reader(self.problem.goals, items=self.items)
+        self._structure = structure_of([p.coordinate for p in self.problem.space.parameters])
+
+    def follow(self, log: Log) -> None:
+        """Reads what is new; everything, if the log is another one."""
+        if len(log) < self._reader.read:
+            self._reader, self._kernels = Reader(self.problem.goals, items=self.items), None
+        self._reader.follow(log)
+
+    def designed(self) -> Proposal | None:
+        """The next point of the initial design; None once it is through and a trial has ended.
+
+        The first proposal's note keeps the design's size, which a longer budget does not change.
+        """
+        reader = self._reader
+        size = (reader.first_note or {}).get("design", design_size(self.problem.trials))
+        if reader.own >= size and reader.ended:
+            return None
+        note = {"design": size} if reader.own == 0 else {}
+        return Proposal(centred_point(self.problem, self.centre, reader.own, size), note)
+
+    def stepped(self, rng: np.random.Generator) -> Proposal:
+        """A step around the design's centre, where nothing can be fitted."""
+        return Proposal(folded(self.centre + STEP * rng.normal(size=len(self.problem.space))), {})
+
+    @property
+    def centre(self) -> Array:
+        """The origin of design and kernels, ``(d,)``."""
+        references = [self._reader.references[n] for n in sorted(self._reader.references)]
+        return centre_of(self.problem, np.array(references))
+
+    @property
+    def pending(self) -> Array:
+        """Points that were asked and have not ended, ``(k, d)``."""
+        points = list(self._reader.pending.values())
+        return np.array(points).reshape(-1, len(self.problem.space))
+
+    def history(self, most: int = MOST_TRIALS) -> History:
+        """The ended trials; of more than `most` the latest."""
+        return self._reader.history(len(self._reader.ended), most)
+
+    def fitted(self) -> Blend:
+        """The surrogate of the history.
+
+        Raises:
+            FitError: if it cannot be fitted yet.
+        """
+        ended = len(self._reader.ended)
+        if not ended:
+            raise FitError("no trial has ended yet")
+        learnt = _learning_size(ended)
+        if self._kernels is None or self._kernels[0] != learnt:
+            known = self._reader.history(learnt, MOST_TRIALS)
+            self._kernels = (learnt, learn_kernels(self._structure, self.centre, known))
+        return fit_blend(self._structure, self.centre, self.history(), self._kernels[1])
+
+    def wish(self, rng: np.random.Generator, optimism: float) -> Preference:
+        """A preference for one ask, in the range of what the references reach."""
+        best, worst = self.ranges()
+        return draw(rng, best, worst, optimism=optimism, limits=self.problem.limits)
+
+    def ranges(self) -> tuple[Array, Array]:
+        """The best and the worst losses of the references, ``(m,)`` each."""
+        ended = self._reader.ended[-MOST_TRIALS:]
+        rows = [i for i, trial in enumerate(ended) if trial.number in self._reader.references]
+        return ranges(np.array([trial.losses for trial in ended], dtype=float), rows)
+
+    def unasked(self, points: Array, rng: np.random.Generator) -> Array:
+        """The first of some points that was not asked before; else a step away from it."""
+        measured = np.array([trial.point for trial in self._reader.ended])
+        known = np.concatenate([measured.reshape(-1, points.shape[1]), self.pending])
+        for point in points:
+            if np.abs(known - point).max(axis=1).min(initial=np.inf) > _SAME:
+                return np.asarray(point)
+        return folded(points[0] + STEP * rng.normal(size=points.shape[1]))
+
+    @property
+    def steps(self) -> tuple[Steps, ...]:
+        """What draws steps away from points: free ones, and smooth ones where there is depth."""
+        if any(p.coordinate is None for p in self.problem.space.parameters):
+            return (free_steps(self.problem),)
+        return free_steps(self.problem), smooth_steps(self.problem)
+
+
+def told(surrogate: Blend) -> dict[str, Any]:
+    """What a proposal's note says of the surrogate behind it, by goal.
+
+    The share of the variance that it explains on trials left out, and the margins' weight in it.
+    """
+    return {
+        "explained": [round(fit.explained, 3) for fit in surrogate.fits],
+        "margins": [round(float(weight), 3) for weight in surrogate.weights],
+    }
+
+
+def _learning_size(ended: int) -> int:
+    """How many of the first trials the kernel's numbers are learnt from: 4, 5, 6, 8, 10, ..."""
+    size = 4
+    while (larger := int(size * _GROWTH)) <= ended and larger > size:
+        size = larger
+    return min(size, ended)

@@ -1,0 +1,126 @@
+"""The sampler ``margin_evolution``: evolution whose offspring the margins' surrogate screens.
+
+One goal: CMA-ES, which is told what was measured, the items' margins softened into a loss where
+there are any; of many points that it draws, the surrogate's favourite is asked. Several goals: the
+offspring of the fittest trials, bred on for some generations on the surrogate alone, and of these
+the favourite for a preference drawn anew. Evolution keeps its step where the surrogate would jump,
+so it stays useful over long campaigns and in hundreds of dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from evomerge.interfaces import Log, Proposal, SearchProblem, Surrogate
+from evomerge.randomness import generator
+from evomerge.search.ascent import RADIUS
+from evomerge.search.breeding import fittest, offspring
+from evomerge.search.centred import STEP
+from evomerge.search.evolution import Evolution, population
+from evomerge.search.knowledge import Knowledge, told
+from evomerge.search.options import no_options
+from evomerge.search.preferences import Preference
+from evomerge.search.quasirandom import folded
+from evomerge.space import Array
+from evomerge.surrogates.history import FitError, History
+
+_DRAWN = 24  # points that CMA-ES offers the surrogate for every ask
+_PARENTS = 40
+_BRED = 60  # children per generation inside
+_GENERATIONS = 8
+_OPTIMISM = 0.5
+_ALL = 10**9  # trials
+_BLUR = 0.5  # standard deviations of the margins
+
+
+def make(problem: SearchProblem, options: Mapping[str, Any]) -> MarginEvolution:
+    """The sampler ``margin_evolution``; takes no options."""
+    no_options("margin_evolution", options)
+    return MarginEvolution(problem)
+
+
+@dataclass
+class MarginEvolution:
+    """See the module's docstring. Implements `evomerge.interfaces.Sampler`.
+
+    The design and the surrogate are those of `margin`.
+    """
+
+    problem: SearchProblem
+    name: str = field(default="margin_evolution", init=False)
+    _known: Knowledge = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._known = Knowledge(self.problem)
+
+    def ask(self, log: Log, number: int) -> Proposal:
+        """The proposal for trial `number`; see `evomerge.interfaces.Sampler`."""
+        known = self._known
+        known.follow(log)
+        designed = known.designed()
+        if designed is not None:
+            return designed
+        rng = generator(self.problem.seed, self.name, number)
+        try:
+            surrogate = known.fitted()
+        except FitError:
+            return known.stepped(rng)
+        wish = known.wish(rng, _OPTIMISM * abs(float(rng.normal())))
+        believing = surrogate.believing(known.pending)
+        if self.problem.goals == 1:
+            points = folded(self._evolved(known.history(_ALL)).draw(rng, _DRAWN))
+        else:
+            points = self._bred(believing, wish, known.history(), rng)
+        order = np.argsort(wish.value(believing.predict(points)), kind="stable")
+        return Proposal(known.unasked(points[order], rng), told(surrogate))
+
+    def _evolved(self, history: History) -> Evolution:
+        """CMA-ES after everything that was measured, in generations of the order of seeing."""
+        losses = softened(history)[:, 0]
+        size = population(history.points.shape[1])
+        first = min(len(losses), max(size, 8))
+        start = history.points[int(np.argmin(losses[:first]))]
+        state = Evolution.start(start, STEP)
+        for begin in range(first, len(losses) - size + 1, size):
+            rows = slice(begin, begin + size)
+            state = state.updated(history.points[rows], losses[rows])
+        return state
+
+    def _bred(
+        self, surrogate: Surrogate, wish: Preference, history: History, rng: np.random.Generator
+    ) -> Array:
+        """Children of the fittest measured points, after some generations on the surrogate."""
+        measured = history.points[fittest(softened(history), _PARENTS)]
+        points = measured
+        for _ in range(_GENERATIONS):
+            children = offspring(points, rng, _BRED)
+            away = np.abs(children[:, None, :] - measured[None, :, :]).max(axis=2).min(axis=1)
+            points = np.concatenate([points, children[away <= RADIUS]])
+            predicted = surrogate.predict(points)
+            hopeful = predicted.mean - wish.optimism * predicted.std
+            points = points[fittest(hopeful, _PARENTS)]
+        return points
+
+
+def softened(history: History) -> Array:
+    """Losses with less noise, ``(n, m)``: means of ``Phi(margin / blur)`` where margins decide.
+
+    A goal keeps its measured losses where a trial has no margins, or where these do not follow its
+    losses closely. The blur is half of the standard deviation of the first trials' margins, so it
+    does not change as the history grows.
+    """
+    columns = []
+    for losses, items in zip(history.losses.T, history.items, strict=True):
+        column = losses
+        if items is not None and np.isfinite(items.margins).all():
+            blur = _BLUR * float(np.std(items.margins[:8])) or 1.0
+            soft = ndtr(items.margins / blur).mean(axis=1)
+            if np.ptp(soft) > 0 and np.ptp(losses) > 0 and np.corrcoef(soft, losses)[0, 1] > 0.9:
+                column = soft
+        columns.append(column)
+    return np.array(columns).T.reshape(history.losses.shape)
