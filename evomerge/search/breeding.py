@@ -1,15 +1,47 @@
-"""Offspring of several parents, and which parents are fit: the variation of NSGA-II."""
+"""The variation and selection of NSGA-II, on measured losses and on predicted ones."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from evomerge.interfaces import Surrogate
 from evomerge.pareto import non_dominated
+from evomerge.search.ascent import RADIUS
+from evomerge.search.preferences import Preference
 from evomerge.search.quasirandom import folded
 from evomerge.space import Array
 
+_PARENTS = 40
+_CHILDREN = 60  # per generation
+_GENERATIONS = 8
 _ETA = 15.0  # of the simulated binary crossover
 _STEP = 0.1  # standard deviation of a mutation in the unit cube
+
+
+def bred(
+    surrogate: Surrogate,
+    preference: Preference,
+    measured: Array,
+    losses: Array,
+    rng: np.random.Generator,
+) -> Array:
+    """Points of the front that a surrogate predicts, bred from the fittest measured ones.
+
+    None is further than `evomerge.search.ascent.RADIUS`, in any coordinate, from all of these.
+
+    Args:
+        preference: for its optimism.
+        measured: ``(n, d)``, n >= 1, with losses ``(n, m)``.
+    """
+    known = measured[fittest(losses, _PARENTS)]
+    points = known
+    for _ in range(_GENERATIONS):
+        children = offspring(points, rng, _CHILDREN)
+        away = np.abs(children[:, None, :] - known[None, :, :]).max(axis=2).min(axis=1)
+        points = np.concatenate([points, children[away <= RADIUS]])
+        predicted = surrogate.predict(points)
+        points = points[fittest(predicted.mean - preference.optimism * predicted.std, _PARENTS)]
+    return points
 
 
 def fittest(losses: Array, count: int) -> list[int]:

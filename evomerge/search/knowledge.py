@@ -61,12 +61,31 @@ class Knowledge:
 
         The first proposal's note keeps the design's size, which a longer budget does not change.
         """
-        reader = self._reader
-        size = (reader.first_note or {}).get("design", design_size(self.problem.trials))
-        if reader.own >= size and reader.ended:
+        size = self.design or design_size(self.problem.trials)
+        if self.own >= size and self.ended:
             return None
-        note = {"design": size} if reader.own == 0 else {}
-        return Proposal(centred_point(self.problem, self.centre, reader.own, size), note)
+        note = {"design": size} if self.own == 0 else {}
+        return Proposal(centred_point(self.problem, self.centre, self.own, size), note)
+
+    @property
+    def design(self) -> int | None:
+        """The design's size, as the first proposal's note has it."""
+        return (self._reader.first_note or {}).get("design")
+
+    @property
+    def own(self) -> int:
+        """How many proposals there were."""
+        return self._reader.own
+
+    @property
+    def others(self) -> int:
+        """How many points others asked for."""
+        return len(self._reader.references)
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended with losses."""
+        return len(self._reader.ended)
 
     def stepped(self, rng: np.random.Generator) -> Proposal:
         """A step around the design's centre, where nothing can be fitted."""
@@ -86,7 +105,7 @@ class Knowledge:
 
     def history(self, most: int = MOST_TRIALS) -> History:
         """The ended trials; of more than `most` the latest."""
-        return self._reader.history(len(self._reader.ended), most)
+        return self._reader.history(self.ended, most)
 
     def fitted(self) -> Blend:
         """The surrogate of the history.
@@ -94,7 +113,7 @@ class Knowledge:
         Raises:
             FitError: if it cannot be fitted yet.
         """
-        ended = len(self._reader.ended)
+        ended = self.ended
         if not ended:
             raise FitError("no trial has ended yet")
         learnt = _learning_size(ended)

@@ -16,23 +16,18 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from evomerge.interfaces import Log, Proposal, SearchProblem, Surrogate
+from evomerge.interfaces import Log, Proposal, SearchProblem
 from evomerge.randomness import generator
-from evomerge.search.ascent import RADIUS
-from evomerge.search.breeding import fittest, offspring
+from evomerge.search.breeding import bred
 from evomerge.search.centred import STEP
 from evomerge.search.evolution import Evolution, population
 from evomerge.search.knowledge import Knowledge, told
 from evomerge.search.options import no_options
-from evomerge.search.preferences import Preference
 from evomerge.search.quasirandom import folded
 from evomerge.space import Array
 from evomerge.surrogates.history import FitError, History
 
 _DRAWN = 24  # points that CMA-ES offers the surrogate for every ask
-_PARENTS = 40
-_BRED = 60  # children per generation inside
-_GENERATIONS = 8
 _OPTIMISM = 0.5
 _ALL = 10**9  # trials
 _BLUR = 0.5  # standard deviations of the margins
@@ -75,7 +70,8 @@ class MarginEvolution:
         if self.problem.goals == 1:
             points = folded(self._evolved(known.history(_ALL)).draw(rng, _DRAWN))
         else:
-            points = self._bred(believing, wish, known.history(), rng)
+            history = known.history()
+            points = bred(believing, wish, history.points, softened(history), rng)
         order = np.argsort(wish.value(believing.predict(points)), kind="stable")
         return Proposal(known.unasked(points[order], rng), told(surrogate))
 
@@ -90,21 +86,6 @@ class MarginEvolution:
             rows = slice(begin, begin + size)
             state = state.updated(history.points[rows], losses[rows])
         return state
-
-    def _bred(
-        self, surrogate: Surrogate, wish: Preference, history: History, rng: np.random.Generator
-    ) -> Array:
-        """Children of the fittest measured points, after some generations on the surrogate."""
-        measured = history.points[fittest(softened(history), _PARENTS)]
-        points = measured
-        for _ in range(_GENERATIONS):
-            children = offspring(points, rng, _BRED)
-            away = np.abs(children[:, None, :] - measured[None, :, :]).max(axis=2).min(axis=1)
-            points = np.concatenate([points, children[away <= RADIUS]])
-            predicted = surrogate.predict(points)
-            hopeful = predicted.mean - wish.optimism * predicted.std
-            points = points[fittest(hopeful, _PARENTS)]
-        return points
 
 
 def softened(history: History) -> Array:

@@ -27,6 +27,7 @@ SAMPLERS = Registry(
         "greedy_soup": "evomerge.search.soup:make",
         "kinship": "evomerge.search.kin:make",
         "cma": "evomerge.search.from_nevergrad:cma",
+        "map": "evomerge.search.quadratic_map:make",
         "margin": "evomerge.search.margin:make",
         "margin_evolution": "evomerge.search.margin_evolution:make",
         "nsga2": "evomerge.search.from_optuna:nsga2",

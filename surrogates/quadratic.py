@@ -1,0 +1,254 @@
+"""Quadratic response surfaces, as MAP fits them, made safe.
+
+``loss = response(q(x))`` with q a quadratic. The fit starts from least squares on the inverse of
+the response, and goes on by damped Gauss-Newton steps on the losses themselves, weighted by their
+noise; a start at all ones, as in the published code, diverges from four models on. A ridge, chosen
+by leave-one-out error, keeps it usable where coefficients outnumber trials, and of several bases
+the one with the least such error is taken. Without a ridge a design that cannot fix all
+coefficients is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge.interfaces import Fit, Prediction, Pull
+from evomerge.space import Array, Coordinate
+from evomerge.surrogates.basis import Basis, diagonal, full, low_rank, profiles
+from evomerge.surrogates.calibration import calibrated, fit_of
+from evomerge.surrogates.history import FitError
+from evomerge.surrogates.responses import Response, response_of
+
+FEWEST = 4  # trials
+MOST_COEFFICIENTS = 3000
+_RIDGES = np.geomspace(1e-6, 1e3, 19)  # against features of mean square 1
+_STEPS = 60
+_CONVERGED = 1e-12
+_DAMPING = (1e-9, 1e9)
+_SHARE = 0.9  # of a trial that may be explained by itself, when it is left out
+
+
+@dataclass(frozen=True)
+class _Surface:
+    """One goal's quadratic.
+
+    Attributes:
+        coefficients: ``(p,)``.
+        covariance: ``(p, p)``, of the coefficients, for noise variances of mean 1.
+        size: the noise's variance.
+        factor: of the std.
+    """
+
+    response: Response
+    coefficients: Array
+    covariance: Array
+    size: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class QuadraticSurrogate:
+    """See the module's docstring. Implements `evomerge.interfaces.Surrogate`.
+
+    `believing` changes nothing: a surface of few coefficients is not spread out by one more point.
+    """
+
+    basis: Basis
+    surfaces: tuple[_Surface, ...]
+    fits: tuple[Fit, ...]
+
+    def predict(self, points: Array) -> Prediction:
+        """See `evomerge.interfaces.Surrogate`."""
+        return self.linearise(points)[0]
+
+    def believing(self, points: Array) -> QuadraticSurrogate:
+        """See `evomerge.interfaces.Surrogate`."""
+        return self
+
+    def linearise(self, points: Array) -> tuple[Prediction, Pull]:
+        """See `evomerge.interfaces.Surrogate`."""
+        features = self.basis.features(points)
+        latent = np.array([features @ s.coefficients for s in self.surfaces])
+        means = [s.response.value(q) for s, q in zip(self.surfaces, latent, strict=True)]
+        slopes = np.array([s.response.slope(q) for s, q in zip(self.surfaces, latent, strict=True)])
+        spread = [features @ s.covariance for s in self.surfaces]
+        roots = np.sqrt([np.maximum((features * part).sum(axis=1), 1e-18) for part in spread])
+        sizes = np.array([s.factor * np.sqrt(s.size) for s in self.surfaces])[:, None]
+        noise = np.tile([np.sqrt(s.size) for s in self.surfaces], (len(points), 1))
+
+        def pull(mean_weights: Array, std_weights: Array) -> Array:
+            weights = np.zeros_like(features)
+            for i, surface in enumerate(self.surfaces):
+                by_mean = mean_weights[:, i] * slopes[i]
+                by_root = std_weights[:, i] * sizes[i] * slopes[i] / roots[i]
+                weights += by_mean[:, None] * surface.coefficients + by_root[:, None] * spread[i]
+            return self.basis.pull(points, weights)
+
+        return Prediction(np.array(means).T, (sizes * roots * slopes).T, noise), pull
+
+
+def fit_quadratic(
+    centre: Array,
+    points: Array,
+    losses: Array,
+    variances: Array,
+    coordinates: Sequence[Coordinate | None],
+    *,
+    responses: Sequence[Response] | None = None,
+) -> QuadraticSurrogate:
+    """The quadratic of that basis which foretells left-out trials best, with a ridge.
+
+    Args:
+        centre: ``(d,)``, the origin.
+        points: ``(n, d)``.
+        losses: ``(n, m)``, finite.
+        variances: ``(n, m)`` > 0, the noise; their proportions count.
+        coordinates: of the parameters, for profiles over depth.
+        responses: one per goal; by default what the losses look like.
+
+    Raises:
+        FitError: with fewer than `FEWEST` trials.
+    """
+    if len(points) < FEWEST:
+        raise FitError(f"{len(points)} trials; a fit needs {FEWEST}")
+    links = responses or [response_of(column) for column in losses.T]
+    simple = _fit(diagonal(centre), points, losses, variances, links, ridge=True)
+    directions = [surface.coefficients[1 : len(centre) + 1] for surface in simple.surfaces]
+    others = [low_rank(centre, _unit(np.array(directions))), profiles(centre, coordinates)]
+    if (len(centre) + 1) * (len(centre) + 2) // 2 <= MOST_COEFFICIENTS:
+        others.append(full(centre))
+    fitted = [
+        _fit(basis, points, losses, variances, links, ridge=True)
+        for basis in others
+        if basis is not None and len(basis) <= MOST_COEFFICIENTS
+    ]
+    return min([simple, *fitted], key=_unexplained)
+
+
+def fit_exactly(
+    basis: Basis, points: Array, losses: Array, variances: Array, responses: Sequence[Response]
+) -> QuadraticSurrogate:
+    """The quadratic of one basis without a ridge, as MAP has it.
+
+    Raises:
+        FitError: if the points do not fix every coefficient.
+    """
+    features = basis.features(points)
+    values = np.linalg.svd(features / np.linalg.norm(features, axis=0).clip(1e-300))[1]
+    rank = int((values > values[0] * 1e-9).sum())
+    if rank < len(basis):
+        raise FitError(
+            f"{len(points)} trials fix {rank} of {len(basis)} coefficients of a quadratic; more "
+            "trials are needed, at three or more levels of every parameter"
+        )
+    return _fit(basis, points, losses, variances, responses, ridge=False)
+
+
+def _fit(
+    basis: Basis,
+    points: Array,
+    losses: Array,
+    variances: Array,
+    responses: Sequence[Response],
+    *,
+    ridge: bool,
+) -> QuadraticSurrogate:
+    features = basis.features(points)
+    surfaces, fits = [], []
+    for i, response in enumerate(responses):
+        surface, fit = _surface(features, losses[:, i], variances[:, i], response, ridge=ridge)
+        surfaces.append(surface)
+        fits.append(fit)
+    return QuadraticSurrogate(basis, tuple(surfaces), tuple(fits))
+
+
+def _surface(
+    features: Array, losses: Array, variances: Array, response: Response, *, ridge: bool
+) -> tuple[_Surface, Fit]:
+    roots = 1 / np.sqrt(variances / variances.mean())
+    scales = np.sqrt(np.mean(features**2, axis=0))
+    scales = np.where(scales > 0, scales, 1.0)
+    scaled = features / scales
+    free = np.ptp(features, axis=0) == 0  # the constant is not shrunken
+    latent = response.latent(losses)
+    trust = roots * response.slope(latent)
+    penalty = _chosen(trust, scaled, latent, free) if ridge else 0.0
+    shrink = np.where(free, 0.0, penalty)
+    start = _least_squares(trust[:, None] * scaled, trust * latent, shrink)
+    best = _refined(scaled, losses, roots, response, start, shrink)
+    jacobian = (roots * response.slope(scaled @ best))[:, None] * scaled
+    inverse = np.linalg.pinv(jacobian.T @ jacobian + np.diag(shrink), hermitian=True)
+    own = np.minimum(np.einsum("np,pq,nq->n", jacobian, inverse, jacobian), _SHARE)
+    errors = (response.value(scaled @ best) - losses) / (1 - own)
+    left = max(1.0, len(losses) - float(own.sum()))
+    size = max(float(((errors * (1 - own) * roots) ** 2).sum() / left), 1e-18)
+    noise = size / roots**2
+    model = noise * own / (1 - own)
+    factor = calibrated(errors, model, noise)
+    covariance = inverse / np.outer(scales, scales)
+    fit = fit_of(losses, losses + errors, np.sqrt(factor**2 * model + noise))
+    return _Surface(response, best / scales, covariance, size, factor), fit
+
+
+def _chosen(trust: Array, features: Array, latent: Array, free: Array) -> float:
+    """The ridge of the least leave-one-out error of the start, through one decomposition each."""
+    rows, target = trust[:, None] * features, trust * latent
+    errors = []
+    for penalty in _RIDGES:
+        shrink = np.where(free, 1e-9, penalty)
+        lifted = rows / np.sqrt(shrink)
+        gram = lifted @ lifted.T
+        inverse = np.linalg.inv(gram + np.eye(len(gram)))
+        errors.append(float(np.sum((inverse @ target / np.diagonal(inverse)) ** 2)))
+    return float(_RIDGES[int(np.argmin(errors))])
+
+
+def _least_squares(rows: Array, target: Array, shrink: Array) -> Array:
+    lifted = np.concatenate([rows, np.diag(np.sqrt(shrink))])
+    found = np.linalg.lstsq(lifted, np.append(target, np.zeros(len(shrink))), rcond=None)
+    return np.asarray(found[0])
+
+
+def _refined(
+    features: Array, losses: Array, roots: Array, response: Response, start: Array, shrink: Array
+) -> Array:
+    """Levenberg-Marquardt on the losses (Nocedal and Wright 2006, section 10.3)."""
+    if response.shape == "identity" or features.shape[1] > 4 * len(features):
+        return start
+
+    def cost(coefficients: Array) -> float:
+        away = roots * (response.value(features @ coefficients) - losses)
+        return float(away @ away + shrink @ coefficients**2)
+
+    best, lowest, damping = start, cost(start), 1e-3
+    for _ in range(_STEPS):
+        latent = features @ best
+        rows = (roots * response.slope(latent))[:, None] * features
+        away = roots * (losses - response.value(latent))
+        damped = np.sqrt(damping) * np.eye(len(best))
+        lifted = np.concatenate([rows, np.diag(np.sqrt(shrink)), damped])
+        target = np.concatenate([away, -np.sqrt(shrink) * best, np.zeros(len(best))])
+        step = np.linalg.lstsq(lifted, target, rcond=None)[0]
+        reached = cost(best + step)
+        if reached < lowest:
+            done = lowest - reached <= _CONVERGED * lowest
+            best, lowest, damping = best + step, reached, max(damping / 10, _DAMPING[0])
+            if done:
+                break
+        else:
+            damping *= 10
+            if damping > _DAMPING[1]:
+                break
+    return best
+
+
+def _unexplained(surrogate: QuadraticSurrogate) -> float:
+    return sum(1 - fit.explained for fit in surrogate.fits)
+
+
+def _unit(directions: Array) -> Array:
+    lengths = np.linalg.norm(directions, axis=1)
+    return np.asarray(directions[lengths > 0] / lengths[lengths > 0][:, None])
