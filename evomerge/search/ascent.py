@@ -1,4 +1,4 @@
-"""The best points of a surrogate for one preference, near points that were measured."""
+"""The best points of a surrogate for one criterion, near points that were measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from evomerge.interfaces import Surrogate
 from evomerge.search.centred import Steps
-from evomerge.search.preferences import Preference
+from evomerge.search.preferences import Criterion
 from evomerge.space import Array
 
 RADIUS = 0.35
@@ -22,7 +22,7 @@ _DECAYS = (0.9, 0.98)
 
 def descend(
     surrogate: Surrogate,
-    preference: Preference,
+    criterion: Criterion,
     measured: Array,
     steps: tuple[Steps, ...],
     rng: np.random.Generator,
@@ -36,27 +36,27 @@ def descend(
         measured: ``(n, d)``, n >= 1.
         steps: what draws steps, one after the other in turn.
     """
-    predicted = preference.value(surrogate.predict(measured))
+    predicted = criterion.value(surrogate.predict(measured))
     origins = measured[np.argsort(predicted, kind="stable")[:_ORIGINS]]
     box = np.repeat(origins, _STARTS, axis=0)
     low, high = np.maximum(box - RADIUS, 0.0), np.minimum(box + RADIUS, 1.0)
     draws = [steps[i % len(steps)](rng, 1)[0] for i in range(len(box))]
     spreads = np.tile(_SPREADS, len(origins))
     points = np.clip(box + spreads[:, None] * np.array(draws), low, high)
-    points = np.concatenate([_adam(surrogate, preference, points, low, high), points])
-    values = preference.value(surrogate.predict(points))
+    points = np.concatenate([_adam(surrogate, criterion, points, low, high), points])
+    values = criterion.value(surrogate.predict(points))
     order = np.argsort(values, kind="stable")
     return points[order], values[order]
 
 
 def _adam(
-    surrogate: Surrogate, preference: Preference, points: Array, low: Array, high: Array
+    surrogate: Surrogate, criterion: Criterion, points: Array, low: Array, high: Array
 ) -> Array:
     mean, square = np.zeros_like(points), np.zeros_like(points)
     slow, fast = _DECAYS
     for step in range(1, _STEPS + 1):
         prediction, pull = surrogate.linearise(points)
-        gradient = pull(*preference.slopes(prediction))
+        gradient = pull(*criterion.slopes(prediction))
         mean = slow * mean + (1 - slow) * gradient
         square = fast * square + (1 - fast) * gradient**2
         direction = mean / (1 - slow**step) / (np.sqrt(square / (1 - fast**step)) + 1e-12)

@@ -20,7 +20,8 @@ from evomerge.search.options import no_options
 from evomerge.surrogates.blend import Blend
 from evomerge.surrogates.history import FitError
 
-OPTIMISM = 0.5
+# Times |N(0, 1)|, in stds. The front is spread by preferences; one goal has nothing else.
+_OPTIMISM, _OPTIMISM_OF_ONE = 0.25, 0.75
 _GREEDY = 4  # one ask in so many has no optimism
 
 
@@ -53,7 +54,8 @@ class MarginSampler:
             surrogate = known.fitted()
         except FitError:
             return known.stepped(rng)
-        hope = OPTIMISM * abs(float(rng.normal()))
+        size = _OPTIMISM_OF_ONE if self.problem.goals == 1 else _OPTIMISM
+        hope = size * abs(float(rng.normal()))
         wish = known.wish(rng, 0.0 if number % _GREEDY == 0 else hope)
         measured, believing = known.history().points, surrogate.believing(known.pending)
         points, _ = descend(believing, wish, measured, known.steps, rng)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -18,6 +19,18 @@ from evomerge.space import Array
 _AUGMENTED = 0.05  # share of the plain sum
 _SMOOTHED = 0.05  # of the normalised losses, over which the largest gives way to the next
 _MISSED = 10.0  # what missing a limit by the whole range of a goal costs
+
+
+class Criterion(Protocol):
+    """What an ask makes small, as a function of predictions."""
+
+    def value(self, prediction: Prediction) -> Array:
+        """Lower is better, ``(q,)``."""
+        ...
+
+    def slopes(self, prediction: Prediction) -> tuple[Array, Array]:
+        """The derivatives of `value` by means and stds, ``(q, m)`` each."""
+        ...
 
 
 @dataclass(frozen=True)

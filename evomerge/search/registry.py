@@ -26,6 +26,7 @@ SAMPLERS = Registry(
         "sobol": "evomerge.search.quasirandom:sobol",
         "greedy_soup": "evomerge.search.soup:make",
         "kinship": "evomerge.search.kin:make",
+        "bayesian": "evomerge.search.bayesian:make",
         "cma": "evomerge.search.from_nevergrad:cma",
         "map": "evomerge.search.quadratic_map:make",
         "margin": "evomerge.search.margin:make",

@@ -37,8 +37,8 @@ PROBLEMS = {
     "P96 one goal": (8, 6, 1),
     "P192 one goal": (8, 12, 1),
 }
-SEVERAL = ("random", "nsga2", "tpe", "margin")
-ONE = ("random", "cma", "tpe", "margin")
+SEVERAL = ("random", "nsga2", "tpe", "map", "bayesian", "margin_evolution", "margin")
+ONE = ("random", "cma", "tpe", "map", "bayesian", "margin_evolution", "margin")
 TRIALS = (25, 50, 100)
 Rows = dict[str, list[float]]
 

@@ -18,6 +18,7 @@ from evomerge.space import Array, Parameter, Space
 
 SEVERAL_GOALS = [
     "auto",
+    "bayesian",
     "map",
     "margin",
     "margin_evolution",

@@ -1,0 +1,70 @@
+"""The sampler ``bayesian``: a Gaussian process on the goals, and noisy expected improvement.
+
+It looks at no items: the yardstick for what margins add, and what is left for objectives that give
+a number and nothing else. One goal: expected improvement on the best prediction; several: that of
+the hypervolume. Limits and pending trials are taken into account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evomerge.interfaces import Log, Prediction, Proposal, SearchProblem
+from evomerge.randomness import generator
+from evomerge.search.ascent import descend
+from evomerge.search.improvement import ExpectedImprovement, hypervolume_improvement
+from evomerge.search.knowledge import Knowledge, told
+from evomerge.search.options import no_options
+from evomerge.search.preferences import Criterion
+from evomerge.surrogates.history import FitError
+
+_BEYOND = 0.1  # of the references' range, by which the reference point is worse than their worst
+
+
+def make(problem: SearchProblem, options: Mapping[str, Any]) -> BayesianSampler:
+    """The sampler ``bayesian``; takes no options."""
+    no_options("bayesian", options)
+    return BayesianSampler(problem)
+
+
+@dataclass
+class BayesianSampler:
+    """See the module's docstring. Implements `evomerge.interfaces.Sampler`."""
+
+    problem: SearchProblem
+    name: str = field(default="bayesian", init=False)
+    _known: Knowledge = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._known = Knowledge(self.problem, items=False)
+
+    def ask(self, log: Log, number: int) -> Proposal:
+        """The proposal for trial `number`; see `evomerge.interfaces.Sampler`."""
+        known = self._known
+        known.follow(log)
+        designed = known.designed()
+        if designed is not None:
+            return designed
+        rng = generator(self.problem.seed, self.name, number)
+        try:
+            surrogate = known.fitted()
+        except FitError:
+            return known.stepped(rng)
+        measured = known.history().points
+        criterion = self._criterion(surrogate.predict(measured), rng)
+        believing = surrogate.believing(known.pending)
+        points, _ = descend(believing, criterion, measured, known.steps, rng)
+        return Proposal(known.unasked(points, rng), told(surrogate))
+
+    def _criterion(self, measured: Prediction, rng: np.random.Generator) -> Criterion:
+        limits = np.array(self.problem.limits or [np.inf] * self.problem.goals)
+        if self.problem.goals == 1:
+            feasible = measured.mean[measured.mean[:, 0] <= limits[0], 0]
+            return ExpectedImprovement(float(feasible.min(initial=np.inf)), float(limits[0]))
+        best, worst = self._known.ranges()
+        reference = worst + _BEYOND * (worst - best)
+        return hypervolume_improvement(rng, measured, reference, limits)
