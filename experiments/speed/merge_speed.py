@@ -33,7 +33,7 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.merging.live import LiveMerge
 from evomerge.merging.merger import Merger
 from evomerge.merging.method import Settings
-from evomerge.merging.plan import MergePlan
+from evomerge.merging.plan import Mask, MergePlan
 
 Words = NDArray[np.uint64]
 
@@ -73,19 +73,26 @@ def bound(checkpoints: list[Checkpoint], module: Memory, threads: int) -> Callab
 def settings(method: str, number: int) -> Settings:
     """Other ones for every number."""
     turn = number % 97 / 1000
+    sparse = {
+        "weight": (0.6, -0.3, 0.8, 0.2),
+        "density": (0.2 + turn, 0.5 + turn, 0.3 + turn, 0.4 + turn),
+    }
     found: dict[str, Settings] = {
-        "sparse_signed, all kept": {"weight": (0.6 + turn, -0.3, 0.8, 0.2), "density": (1.0,) * 4},
-        "sparse_signed, exact density": {
-            "weight": (0.6, -0.3, 0.8, 0.2),
-            "density": (0.2 + turn, 0.5 + turn, 0.3 + turn, 0.4 + turn),
-        },
         "task_arithmetic": {"weight": (0.6, -0.3, 0.8, 0.2), "scaling": 0.4 + turn},
+        "linear": {"weight": (0.6 + turn, 0.3, 0.8, 0.2)},
         "ties": {"weight": (1.0,) * 4, "density": (0.2 + turn,) * 4, "scaling": 1.0},
     }
-    return found[method]
+    return found.get(method, sparse)
 
 
-FORMS = ("sparse_signed, all kept", "sparse_signed, exact density", "task_arithmetic", "ties")
+FORMS: dict[str, tuple[str, Mask]] = {
+    "sparse_signed, plain mask": ("sparse_signed", "plain"),
+    "sparse_signed, smooth mask": ("sparse_signed", "smooth"),
+    "sparse_signed, exact mask": ("sparse_signed", "exact"),
+    "ties": ("ties", "smooth"),
+    "task_arithmetic": ("task_arithmetic", "smooth"),
+    "linear": ("linear", "smooth"),
+}
 
 
 def candidate(live: LiveMerge, names: list[str], form: str) -> Callable[[], None]:
@@ -93,7 +100,8 @@ def candidate(live: LiveMerge, names: list[str], form: str) -> Callable[[], None
 
     def run() -> None:
         numbers = settings(form, next(count))
-        done = live.apply(MergePlan(form.split(",")[0], MODELS, dict.fromkeys(names, numbers)))
+        method, mask = FORMS[form]
+        done = live.apply(MergePlan(method, MODELS, dict.fromkeys(names, numbers), mask=mask))
         if done != len(names):
             raise SystemExit(f"only {done} of {len(names)} tensors were computed")
 
