@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Settings = Mapping[str, float | tuple[float, ...]]
 """A group's numbers by field: one per model, in the recipe's order, or one for all."""
@@ -30,6 +30,8 @@ class Coefficients(dict[str, float]):
         models: in the recipe's order.
         layers: group to the numbers of the layers that it covers; empty for what lies outside
             the layers (embeddings, head).
+        merge: the same as the section ``merge`` of a recipe file, rules for embeddings, norms and
+            head included; JSON.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Coefficients(dict[str, float]):
         models: tuple[str, ...],
         settings: Mapping[str, Settings],
         layers: Mapping[str, tuple[int, ...]],
+        merge: Mapping[str, Any] | None = None,
     ) -> None:
         """All numbers of a candidate.
 
@@ -47,6 +50,7 @@ class Coefficients(dict[str, float]):
         self.method = method
         self.models = models
         self.layers = dict(layers)
+        self.merge = dict(merge or {})
         self._settings = {group: dict(fields) for group, fields in settings.items()}
         super().__init__()
         for i, model in enumerate(models):
@@ -68,7 +72,8 @@ class Coefficients(dict[str, float]):
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.method, self.models, self._settings, self.layers)
+        parts = (self.method, self.models, self._settings, self.layers, self.merge)
+        return type(self), parts
 
     @property
     def groups(self) -> tuple[str, ...]:

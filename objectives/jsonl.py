@@ -21,15 +21,16 @@ from evomerge.errors import UsageError
 from evomerge.interfaces import Need
 from evomerge.objectives import options as read
 from evomerge.objectives.encoding import Encoded, Rules, encode
-from evomerge.objectives.items import Line, read_items
+from evomerge.objectives.items import read_items
 from evomerge.objectives.jsonl_items import (
     KINDS,
     ExactMatch,
     Item,
     Kind,
     MultipleChoice,
-    kind_of,
+    common_kind,
     parse,
+    stop_texts,
 )
 from evomerge.objectives.matching import Matcher
 from evomerge.objectives.metrics import Metrics
@@ -97,13 +98,13 @@ class JsonlObjective:
         path = folder / Path(read.required_text(options, "items", "items.jsonl")).expanduser()
         kind = read.choice(options, "kind", ("auto", *KINDS))
         lines = read_items(path)
-        self._kind: Kind = _common_kind(lines) if kind == "auto" else cast(Kind, kind)
+        self._kind: Kind = common_kind(lines) if kind == "auto" else cast(Kind, kind)
         self._items: tuple[Item, ...] = tuple(parse(line, self._kind) for line in lines)
         self._path = path
         self._metrics = Metrics.read(options.get("metrics"), METRICS[self._kind])
         self._batch_size = read.count(options, "batch_size")
         self._normalize = cast(Normalization, read.choice(options, "normalize", NORMALIZATIONS))
-        self._stop = _stop(options.get("stop", "\n"))
+        self._stop = stop_texts(options.get("stop", "\n"))
         self._chat = read.flag(options, "chat")
         self._wording = Wording(
             read.text(options, "delimiter"),
@@ -272,24 +273,6 @@ def _scores(verdicts: Sequence[Verdict], rates: Mapping[str, float]) -> Scores:
 def _share(happened: Iterable[bool]) -> float:
     found = list(happened)
     return sum(found) / len(found) if found else 0.0
-
-
-def _common_kind(lines: Sequence[Line]) -> Kind:
-    first = kind_of(lines[0])
-    for line in lines:
-        if (kind := kind_of(line)) != first:
-            raise UsageError(
-                f"this item is {kind}, but the first one is {first}; say `kind`, or split the file",
-                place=line.place,
-            )
-    return first
-
-
-def _stop(given: Any) -> tuple[str, ...]:
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list | tuple) or not all(isinstance(t, str) and t for t in texts):
-        raise UsageError(f"stop is {given!r:.60}; a text or a list of texts is wanted")
-    return tuple(texts)
 
 
 def _separator(options: Mapping[str, Any]) -> str:

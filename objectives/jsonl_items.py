@@ -13,7 +13,7 @@ gold, label, target or answerKey. Other keys are ignored.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,6 +78,30 @@ def kind_of(line: Line) -> Kind:
         "answer), exact match (prompt, answer) nor perplexity (text)",
         place=line.place,
     )
+
+
+def common_kind(lines: Sequence[Line]) -> Kind:
+    """What all lines are.
+
+    Raises:
+        UsageError: if one is another than the first.
+    """
+    first = kind_of(lines[0])
+    for line in lines:
+        if (kind := kind_of(line)) != first:
+            raise UsageError(
+                f"this item is {kind}, but the first one is {first}; say `kind`, or split the file",
+                place=line.place,
+            )
+    return first
+
+
+def stop_texts(given: Any) -> tuple[str, ...]:
+    """The option ``stop``: a text or a list of texts, none of them empty."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(t, str) and t for t in texts):
+        raise UsageError(f"stop is {given!r:.60}; a text or a list of texts is wanted")
+    return tuple(texts)
 
 
 def parse(line: Line, kind: Kind) -> Item:

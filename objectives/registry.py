@@ -19,6 +19,7 @@ class ObjectiveFactory(Protocol):
 OBJECTIVES = Registry(
     "objective",
     {
+        "evomerge_server": "evomerge.objectives.evomerge_server:EvomergeServerObjective",
         "python": "evomerge.objectives.python:PythonObjective",
         "jsonl": "evomerge.objectives.jsonl:JsonlObjective",
         "command": "evomerge.objectives.command:CommandObjective",

@@ -13,17 +13,22 @@ from evomerge.errors import UsageError
 
 
 @click.command()
-@click.argument("base", type=PATH)
-@click.argument("models", type=PATH, nargs=-1, required=True)
+@click.argument("base")
+@click.argument("models", nargs=-1)
 @click.option("-o", "--output", type=PATH, default="campaign.yaml", show_default=True)
-def init(*, base: Path, models: tuple[Path, ...], output: Path) -> None:
+@click.option("--api-key-env", metavar="VARIABLE", help="With the key of a server.")
+def init(*, base: str, models: tuple[str, ...], output: Path, api_key_env: str | None) -> None:
     """Look at a base and its models, and write a commented campaign file.
 
     Only headers and configs are read. The file that is written names every goal's objective as
     a place to fill in; `evomerge check` says what is left to do.
+
+    BASE may be the URL of an `evomerge serve`; then MODELS are names of its pool, or nothing for
+    all of it, and outlines of them are written beside the file.
     """
     from evomerge.checkpoint.files import write_file
-    from evomerge.recipe.template import campaign_text
+    from evomerge.cli.outlines import fetch_outlines, is_url
+    from evomerge.recipe.template import Server, campaign_text
 
     if output.exists():
         raise UsageError(
@@ -31,7 +36,13 @@ def init(*, base: Path, models: tuple[Path, ...], output: Path) -> None:
             place=str(output),
             command=f"evomerge init ... -o {shlex.quote(f'{output.stem}-2{output.suffix}')}",
         )
-    write_file(output, campaign_text(base, models, file=output).encode())
+    if is_url(base):
+        folder = output.parent / f"{output.stem}.outlines"
+        paths = fetch_outlines(base, models, folder, key_env=api_key_env)
+        text = campaign_text(*paths, file=output, server=Server(base, api_key_env))
+    else:
+        text = campaign_text(Path(base), [Path(model) for model in models], file=output)
+    write_file(output, text.encode())
     say(f"wrote {output}; fill in the goals, then: evomerge check {output}")
 
 

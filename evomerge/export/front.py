@@ -13,6 +13,7 @@ from evomerge.checkpoint.dtypes import parse_dtype
 from evomerge.checkpoint.files import write_file
 from evomerge.errors import EvomergeError, StudyError, StudyMismatchError, UsageError
 from evomerge.export.adapter import write_lora
+from evomerge.export.coefficients import is_elsewhere, write_coefficients
 from evomerge.export.lineage import MANIFEST, AdapterForm, Lineage
 from evomerge.export.manifest import read_manifest, verify
 from evomerge.export.writer import parent, write_checkpoint
@@ -120,6 +121,9 @@ def export_trial(
         _check_same(target, lineage)
         return target
     plan = study.recipe.plan(trial.candidate.method, trial.candidate.parameters)
+    if is_elsewhere(lineage.base.path):
+        merge = study.recipe.merge_section(trial.candidate.method, trial.candidate.parameters)
+        return write_coefficients(merge, lineage, target)
     if adapter is not None:
         return write_lora(plan, lineage, target, wanted=adapter.wanted, dtype=lineage.dtype)
     return write_checkpoint(

@@ -72,6 +72,18 @@ class Numbers:
             for f in self.fields
         }
 
+    def explicit(self) -> dict[str, float]:
+        """Every number by its own name, so that no pin or default is needed to know it."""
+        if self.everywhere:
+            return dict(self.given)
+        found: dict[str, float] = {}
+        for f in self.fields:
+            for model in self.models if f.per == "model" else (None,):
+                prefix = "" if model is None else f"{model}/"
+                for group in self._groups_of(f):
+                    found[f"{prefix}{group}/{f.name}"] = self._number(f, model, group)
+        return found
+
     def searched(self, name: str) -> float:
         """The number that a searched parameter has here; of the first group where it is shared."""
         model, group, word = parts_of(name)
@@ -94,14 +106,20 @@ class Numbers:
             return self._number(f, pin.tie, group)
         return f.default if pin is None or pin.fixed is None else pin.fixed
 
+    def _groups_of(self, f: Field) -> tuple[str, ...]:
+        """Where a field has a number that can be said."""
+        if f.shared:
+            return (ALL_GROUPS,)
+        whole = self.dense if f.role == "density" else frozenset()
+        return tuple(group for group in self.groups if group not in whole)
+
     @cached_property
     def _known(self) -> frozenset[str]:
         names = set[str]()
         for f in self.fields:
             owners = [f"{model}/" for model in self.models] if f.per == "model" else [""]
-            for group in (*(() if f.shared else self.groups), ALL_GROUPS, ALL_TENSORS):
-                if f.role != "density" or group not in self.dense:
-                    names.update(f"{owner}{group}/{f.name}" for owner in owners)
+            for group in {*self._groups_of(f), ALL_GROUPS, ALL_TENSORS}:
+                names.update(f"{owner}{group}/{f.name}" for owner in owners)
         return frozenset(names)
 
     def _check(self, name: str, value: float) -> None:

@@ -29,6 +29,7 @@ from evomerge.recipe.findings import (
     warning,
 )
 from evomerge.recipe.model_checks import check_models, merged_bytes
+from evomerge.recipe.outline_checks import check_outlines, is_remote
 from evomerge.recipe.recipe import BoundRecipe
 
 SPARE = 1.2
@@ -55,14 +56,17 @@ def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
         except EvomergeError as error:
             yield failure(name, _with_hub_hint(error, campaign.folder, path))
     base = opened.pop("base", None)
-    if isinstance(base, Checkpoint):
-        yield from _guarded(
-            "models", lambda: check_models(base, opened, campaign.recipe.vocabulary)
-        )
-        yield from _only_adapters(campaign, opened)
-        yield from _sizes(campaign, base)
-        yield from _guarded("recipe", lambda: _search(campaign, base))
     made = _made(campaign)
+    if isinstance(base, Checkpoint):
+        if _remote(base, opened):
+            yield from check_outlines(base, opened, _whole(made))
+        else:
+            yield from _guarded(
+                "models", lambda: check_models(base, opened, campaign.recipe.vocabulary)
+            )
+            yield from _only_adapters(campaign, opened)
+            yield from _sizes(campaign, base)
+        yield from _guarded("recipe", lambda: _search(campaign, base))
     yield from _objectives(campaign, base if isinstance(base, Checkpoint) else None, made)
     if isinstance(base, Checkpoint):
         yield from _guarded("recipe", lambda: _endpoints(campaign, base, made))
@@ -75,6 +79,10 @@ def _only_adapters(campaign: Campaign, models: Mapping[str, Model]) -> Iterator[
     if whole and method_named(campaign.recipe.method).traits.adapters:
         text = f"{campaign.recipe.method} works on the factors of LoRA adapters"
         yield refusal("models", f"{text}; whole models: {', '.join(whole)}")
+
+
+def _remote(base: Checkpoint, models: Mapping[str, Model]) -> bool:
+    return any(is_remote(model) for model in (base, *models.values()))
 
 
 def _with_hub_hint(error: EvomergeError, folder: Path, path: Path) -> EvomergeError:
@@ -168,6 +176,10 @@ def _made(campaign: Campaign) -> dict[str, Objective | EvomergeError]:
         except EvomergeError as error:
             made[metric] = error
     return made
+
+
+def _whole(made: Mapping[str, Objective | EvomergeError]) -> dict[str, Objective]:
+    return {metric: one for metric, one in made.items() if not isinstance(one, EvomergeError)}
 
 
 def _endpoints(

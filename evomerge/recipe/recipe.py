@@ -180,7 +180,23 @@ class BoundRecipe:
         """
         plan = self.plan(method, parameters)
         settings = {group: plan.tensors[names[0]] for group, names in self.groups.items()}
-        return Coefficients(method, plan.models, settings, self._layers)
+        merge = self.merge_section(method, parameters)
+        return Coefficients(method, plan.models, settings, self._layers, merge)
+
+    def merge_section(self, method: str, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """A candidate as the section ``merge`` of a recipe file, every number said; JSON.
+
+        Args:
+            method, parameters: as `plan` takes them.
+        """
+        groups = self.recipe.grouping.to_json()
+        return {
+            "method": method,
+            "groups": {key: value for key, value in groups.items() if value != []}
+            | ({"regex": dict(groups["regex"])} if groups["regex"] else {}),
+            "seed": self.recipe.seed,
+            "parameters": self._numbers(method, parameters).explicit(),
+        }
 
     @cached_property
     def _layers(self) -> dict[str, tuple[int, ...]]:

@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.hub import hub_id, located
 from evomerge.checkpoint.models import open_model
+from evomerge.checkpoint.outline import SUFFIX
 from evomerge.errors import UsageError
 from evomerge.merging.registry import METHODS
 from evomerge.recipe.anatomy import anatomy
@@ -47,7 +49,7 @@ merge:
 # Each goal is a metric and what measures it; at least one.
 goals:
   - metric: accuracy
-    objective: {{type: jsonl, items: items.jsonl}}    # or {{type: python, function: my.py:score}},
+    objective: {objective},
                                                   # {{type: lm_eval, task: arc_easy}},
                                                   # {{type: command, command: [./judge.sh]}}
     direction: maximize
@@ -70,11 +72,21 @@ seed: 0
 """
 
 
-def campaign_text(base: Path, models: Sequence[Path], *, file: Path) -> str:
+class Server(NamedTuple):
+    """An `evomerge serve`, and the environment variable with its key, if it wants one."""
+
+    url: str
+    key_env: str | None
+
+
+def campaign_text(
+    base: Path, models: Sequence[Path], *, file: Path, server: Server | None = None
+) -> str:
     """A campaign file for these models; reads headers only.
 
     Args:
         file: where it will stand; relative paths start at its folder.
+        server: that has the weights, where the models are outlines.
 
     Raises:
         CheckpointError: if the base is no checkpoint, or a model neither one nor an adapter.
@@ -100,10 +112,18 @@ def campaign_text(base: Path, models: Sequence[Path], *, file: Path) -> str:
             f"  {f.name}: [{f.low:g}, {f.high:g}]    # {f.meaning}"
             for f in fields_of(DEFAULT_METHOD)
         ),
+        objective=_objective(server),
         study=_scalar(f"runs/{file.stem}.evomerge"),
         export=_scalar(f"merged/{file.stem}"),
         **_sizes(names, len(models)),
     )
+
+
+def _objective(server: Server | None) -> str:
+    if server is None:
+        return "{type: jsonl, items: items.jsonl}    # or {type: python, function: my.py:score}"
+    key = "" if server.key_env is None else f", api_key_env: {server.key_env}"
+    return f"{{type: evomerge_server, url: {_scalar(server.url)}, items: items.jsonl{key}}}"
 
 
 def _sizes(names: Sequence[str], models: int) -> dict[str, object]:
@@ -134,7 +154,9 @@ def model_names(models: Sequence[Path]) -> Mapping[str, Path]:
     """A name for each model: the last part of its path, numbered where that is taken."""
     named: dict[str, Path] = {}
     for path in models:
-        stem = path.absolute().name.removesuffix(".safetensors").partition("@")[0]
+        stem = (
+            path.absolute().name.removesuffix(".safetensors").removesuffix(SUFFIX).partition("@")[0]
+        )
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "model"
         taken = {"base", *named}
         choices = [name, *(f"{name}-{i}" for i in range(2, len(models) + 3))]

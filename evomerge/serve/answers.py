@@ -24,13 +24,14 @@ Answer = dict[str, Any]
 
 def score(
     language: LanguageModel, device: torch.device, items: Sequence[ScoreItem]
-) -> list[list[Answer]]:
+) -> list[tuple[list[Answer], int]]:
     """Log-likelihoods of continuations after their prompts, by item.
 
     They are what the objective ``jsonl`` computes from the same texts.
 
     Returns:
-        for each continuation ``log_likelihood`` in nats, ``tokens`` and ``bytes``.
+        for each continuation ``log_likelihood`` in nats, ``tokens`` and ``bytes``; and the tokens
+        of all that was read.
 
     Raises:
         UsageError: if an item does not fit the model's context.
@@ -46,11 +47,14 @@ def score(
     with torch.inference_mode():
         found = likelihoods(Bench(language, Batches(ROWS), device), encoded)
     return [
-        [
-            {"log_likelihood": one.nats, "tokens": one.tokens, "bytes": one.bytes}
-            for one in continuations
-        ]
-        for continuations in found
+        (
+            [
+                {"log_likelihood": one.nats, "tokens": one.tokens, "bytes": one.bytes}
+                for one in continuations
+            ],
+            sum(len(request.tokens) for request in tokens.requests),
+        )
+        for tokens, continuations in zip(encoded, found, strict=True)
     ]
 
 

@@ -172,7 +172,7 @@ class App:
         entries = [
             {"id": n, "object": "model", "created": 0, "owned_by": "evomerge"} for n in names
         ]
-        return {"object": "list", "data": entries}
+        return {"object": "list", "data": entries, "build": self._pool.outline["build"]}
 
     async def _outline(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return dict(self._pool.outline)
@@ -188,7 +188,9 @@ class App:
             for i, answer in zip(missing, answers, strict=True):
                 self._results.keep((mix.digest, items[i]), answer)
                 found[i] = answer
-        return {**self._identity(mix), "items": list(found.values())}
+        told = list(found.values())
+        usage = {"prompt_tokens": sum(tokens for _, tokens in told), "completion_tokens": 0}
+        return {**self._identity(mix), "items": [parts for parts, _ in told], "usage": usage}
 
     async def _completions(self, body: Mapping[str, Any]) -> dict[str, Any]:
         queries = completions(body, self._limits)
