@@ -13,7 +13,10 @@ from evomerge.checkpoint.outline import Outline
 from evomerge.errors import CheckpointError
 
 WHOLE: dict[str, Any] = {
-    **{"format": "evomerge outline", "version": 1, "name": "base", "digest": "5f"},
+    "format": "evomerge outline",
+    "version": 1,
+    "name": "base",
+    "digest": "5f",
     "tensors": {"a.weight": ["BF16", [3, 2]], "b": ["F32", []]},
 }
 
