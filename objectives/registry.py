@@ -25,6 +25,7 @@ OBJECTIVES = Registry(
         "command": "evomerge.objectives.command:CommandObjective",
         "lm_eval": "evomerge.objectives.harness:HarnessObjective",
         "template": "evomerge.objectives.template:TemplateObjective",
+        "openai": "evomerge.objectives.openai:OpenaiObjective",
     },
 )
 

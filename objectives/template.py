@@ -20,19 +20,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
-from typing import Any, cast
+from typing import Any
 
-from evomerge.coefficients import Coefficients, Mixing
+from evomerge.coefficients import Coefficients
 from evomerge.errors import UsageError
 from evomerge.interfaces import Need
 from evomerge.objectives import options as read
 from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointError
+from evomerge.objectives.endpoint.numbers import PLACES, mixing_of, numbers
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.paths import Path
 from evomerge.objectives.endpoint.query import Query, Usage, usage_of
 from evomerge.objectives.endpoint.requests import filled, places
-from evomerge.objectives.items import read_items
+from evomerge.objectives.items import items_of
 from evomerge.trial import InvalidScoresError, Scores
 
 OWN = (
@@ -47,8 +48,6 @@ OWN = (
     "build",
     "mixes",
 )
-DECIMALS = 6
-"""Digits of a weight that are sent: most servers hold float32."""
 
 
 class TemplateObjective:
@@ -72,11 +71,11 @@ class TemplateObjective:
 
     def __init__(self, options: Mapping[str, Any], *, folder: File) -> None:
         read.check_names(options, (*OPTIONS, *OWN))
-        self.mixing = _mixing(options.get("mixes", {}))
+        self.mixing = mixing_of(options.get("mixes", {}))
         self._usage = _paths("usage", options.get("usage"), ("prompt", "completion"))
         self.client = Client(EndpointOptions.read(options), usage=self._counted)
         self._path = read.text(options, "path") or ""
-        self._items = _items(options.get("items"), folder)
+        self._items = items_of(options.get("items"), folder)
         self._request = options.get("request")
         if not isinstance(self._request, Mapping):
             raise UsageError('request is missing; say for example `request: {inputs: "{item}"}`')
@@ -128,18 +127,7 @@ class TemplateObjective:
         return float(isinstance(said, str) and said.strip() == str(wanted).strip())
 
     def _values(self, subject: Coefficients, item: int | None) -> dict[str, Any]:
-        wrong = self.mixing.problem(subject)
-        if wrong is not None:
-            raise EndpointError(f"the server cannot mix this candidate: {wrong}")
-        weights = _weights(subject, self.mixing)
-        return self._item_values(item) | {
-            "weights": weights,
-            "weight_list": [weights[model] for model in subject.models],
-            "densities": _densities(subject, self.mixing),
-            "models": list(subject.models),
-            "coefficients": {name: round(value, DECIMALS) for name, value in subject.items()},
-            "method": subject.method,
-        }
+        return self._item_values(item) | numbers(subject, self.mixing)
 
     def _item_values(self, item: int | None) -> dict[str, Any]:
         if item is None or self._items is None:
@@ -148,7 +136,7 @@ class TemplateObjective:
 
     def _check_places(self) -> None:
         """Refuse a place that no item and no candidate could fill."""
-        known = ["weights", "weight_list", "densities", "models", "coefficients", "method"]
+        known = list(PLACES)
         known += [] if self._items is None else ["item", "index"]
         for template, allowed in ((self._request, known), (self._match, ["item", "index"])):
             for place in places(template):
@@ -176,51 +164,12 @@ class TemplateObjective:
             self.client.build = str(self._build[1].of(answer))
 
 
-def _weights(subject: Coefficients, mixing: Mixing) -> dict[str, Any]:
-    if mixing.per == "model":
-        flat = subject.weights_by_model()
-        return {model: round(weight, DECIMALS) for model, weight in flat.items()}
-    if mixing.per == "group":
-        nested: Mapping[str, Mapping[Any, float]] = subject.weights_by_group()
-    else:
-        nested = subject.weights_by_layer()
-    return {
-        model: {str(part): round(weight, DECIMALS) for part, weight in weights.items()}
-        for model, weights in nested.items()
-    }
-
-
-def _densities(subject: Coefficients, mixing: Mixing) -> Any:
-    first = subject.groups[0]
-    by_model = {model: round(subject.density(model, first), DECIMALS) for model in subject.models}
-    if mixing.density == "all":
-        return next(iter(by_model.values()))
-    if mixing.density == "group":
-        return {
-            model: {
-                group: round(subject.density(model, group), DECIMALS) for group in subject.groups
-            }
-            for model in subject.models
-        }
-    return by_model
-
-
 def _number(said: Any, path: Path) -> float:
     if isinstance(said, bool):
         return float(said)
     if not isinstance(said, int | float) or not math.isfinite(said):
         raise InvalidScoresError(f"the answer has {said!r:.60} at {path.text}; a number is wanted")
     return float(said)
-
-
-def _items(given: Any, folder: File) -> Sequence[Any] | None:
-    if given is None:
-        return None
-    if isinstance(given, str):
-        return [line.value for line in read_items(folder / File(given).expanduser())]
-    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
-        return range(given)
-    raise UsageError(f"items is {given!r:.60}; a JSONL file or a positive count is wanted")
 
 
 def _paths(what: str, given: Any, known: tuple[str, ...]) -> dict[str, Path]:
@@ -238,21 +187,3 @@ def _build(given: Any) -> tuple[str, Path] | None:
     if not isinstance(given, Mapping) or set(given) != {"path", "value"}:
         raise UsageError("build: {path: /version, value: $.version} is wanted")
     return str(given["path"]), Path.parse(str(given["value"]))
-
-
-def _mixing(given: Any) -> Mixing:
-    """The fields of `Mixing` as a campaign file has them."""
-    if not isinstance(given, Mapping):
-        raise UsageError("mixes: a mapping, such as {per: model, signed: true}, is wanted")
-    read.check_names(given, ("per", "signed", "most", "density", "methods", "semantics"))
-    made: dict[str, Any] = {
-        "per": read.choice(given, "per", ("model", "layer", "group")),
-        "semantics": read.choice(given, "semantics", ("delta", "factor")),
-        "signed": given.get("signed", True) is True,
-        "most": given.get("most"),
-    }
-    if given.get("density") is not None:
-        made["density"] = read.choice(given, "density", ("all", "model", "group"))
-    if "methods" in given:
-        made["methods"] = frozenset(cast(Sequence[str], given["methods"]))
-    return Mixing(**made)

@@ -34,7 +34,6 @@ _LATER_METHODS = re.compile(r"passthrough|arcee_fusion|metagpt")
 _LATER_OBJECTIVES = {
     "http": "objectives behind an endpoint come with a later version",
     "http_chat": "objectives behind an endpoint come with a later version",
-    "openai": "objectives behind an endpoint come with a later version",
 }
 
 

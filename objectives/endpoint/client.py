@@ -118,7 +118,7 @@ class Client:
             query.method,
             query.path,
             query.candidate,
-            query.body,
+            query.body if query.address is None else query.address,
         ]
         text = json.dumps(what, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return sha256(text.encode()).hexdigest()

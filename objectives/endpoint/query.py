@@ -19,6 +19,8 @@ class Query:
         path: behind the options' `url`, ``/completions``.
         candidate: JSON that tells this candidate from others where the body does not: for servers
             whose mix is a state. Part of the answer's address.
+        address: stands for the body in the answer's address, where that names what differs from
+            attempt to attempt, such as a folder.
         tokens: the most that it can cost besides the body's own, which are counted as one for
             each byte until the server says how many they were.
         pure: whether the same query has the same answer, so that it may be kept; False for what
@@ -29,6 +31,7 @@ class Query:
     body: Any = None
     path: str = ""
     candidate: Any = None
+    address: Any = None
     tokens: int = 0
     method: Literal["POST", "GET"] = "POST"
     pure: bool = True

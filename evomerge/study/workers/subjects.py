@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.interfaces import Need
+from evomerge.objectives.endpoint.numbers import candidate_name
 from evomerge.objectives.subject import Written
 from evomerge.recipe.campaign import Campaign
 from evomerge.study.inputs import CACHE
@@ -76,7 +77,9 @@ class Subjects:
     def _written(self, job: Job) -> Iterator[Path]:
         from evomerge.checkpoint.files import staged_folder
 
-        target = job.scratch / str(job.attempt)
+        # Named by its content: a server that keeps models by path never takes one for another.
+        coefficients = self._recipe.coefficients(job.method, job.parameters)
+        target = job.scratch / str(job.attempt) / candidate_name([job.method, coefficients])
         plan = self._recipe.plan(job.method, job.parameters)
         with staged_folder(target, replace=True) as folder:
             for file in self._base.side_files():
@@ -85,7 +88,7 @@ class Subjects:
         try:
             yield target
         finally:
-            shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(target.parent, ignore_errors=True)
 
     @cached_property
     def _base(self) -> Checkpoint:
