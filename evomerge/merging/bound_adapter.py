@@ -14,9 +14,10 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.header import TensorEntry
 from evomerge.checkpoint.names import listed, quoted
 from evomerge.merging.low_rank import Factors, fill_product
+from evomerge.merging.products import fill_compiled
 from evomerge.merging.scratch import Scratch
 
-FACTOR_BYTES = 256_000_000
+FACTOR_BYTES = 128_000_000
 """What factors of adapters may take in memory; beyond that they are read anew each time."""
 
 BLOCK = 2**14
@@ -54,15 +55,18 @@ class BoundAdapter:
 
     Args:
         cache: where factors stay; adapters may share it.
+        compiled: whether compiled loops may be used, which give the same bits.
     """
 
-    def __init__(self, base: Checkpoint, adapter: Adapter, cache: FactorCache) -> None:
+    def __init__(
+        self, base: Checkpoint, adapter: Adapter, cache: FactorCache, *, compiled: bool = False
+    ) -> None:
         self.adapter, self.base = adapter, base
         found = base_names(adapter, base)
         self.changes: Mapping[str, Change] = MappingProxyType(
             {found[name]: change for name, change in adapter.changes.items() if name in found}
         )
-        self._cache = cache
+        self._cache, self._compiled = cache, compiled
 
     def fill(self, name: str, start: int, base: Tensor, out: Tensor, scratch: Scratch) -> None:
         """Fill a stretch of entries of a task vector.
@@ -92,6 +96,13 @@ class BoundAdapter:
         elif own is not base:
             out.add_(own.sub_(base))
 
+    def factors(self, name: str) -> Factors | None:
+        """Those of a plain low-rank change, float32; None for any other."""
+        change = self.changes[name]
+        if change.replaced is not None or change.low_rank is None or change.low_rank.magnitude:
+            return None
+        return self._factors(name, change.low_rank, torch.float32, Scratch())[0]
+
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start to stop of a task vector, float32, in the tensor's shape but for the first.
 
@@ -109,7 +120,8 @@ class BoundAdapter:
     ) -> None:
         """The product; with a magnitude the whole effective tensor, from which its own is taken."""
         factors, gain = self._factors(name, change, out.dtype, scratch)
-        fill_product(factors, start, out, scratch)
+        if not (self._compiled and fill_compiled(factors, start, out)):
+            fill_product(factors, start, out, scratch)
         if gain is not None:
             out.add_(own).mul_(self._spread(gain, change, factors, start, len(out)))
 

@@ -29,6 +29,7 @@ from evomerge.merging.magnitudes import (
     sparsify,
 )
 from evomerge.merging.method import MergeMethod, Settings
+from evomerge.merging.products import Products
 from evomerge.merging.scratch import Scratch
 from evomerge.merging.sources import Stored
 
@@ -48,11 +49,13 @@ Piece = tuple[int, Tensor]
 """The place of the first entry in the flattened tensor, and entries from there on, ``(n,)``."""
 
 
-def bound(base: Checkpoint, models: Mapping[str, Model]) -> dict[str, Source]:
+def bound(base: Checkpoint, models: Mapping[str, Model], *, compiled: bool) -> dict[str, Source]:
     """Models as the merge reads them: adapters bound to the base, with one cache of factors."""
     cache = FactorCache()
     return {
-        name: BoundAdapter(base, model, cache) if isinstance(model, Adapter) else model
+        name: BoundAdapter(base, model, cache, compiled=compiled)
+        if isinstance(model, Adapter)
+        else model
         for name, model in models.items()
     }
 
@@ -95,6 +98,20 @@ class Inputs:
         sources = (self.base, *(self.models[i] for i in models))
         return [source for source in sources if not isinstance(source, BoundAdapter)]
 
+    def factors(self, models: Sequence[int]) -> dict[int, Factors] | None:
+        """Of those of these models that have another tensor; None if they are not all products."""
+        found = {}
+        for i in models:
+            source = self.models[i]
+            if not isinstance(source, BoundAdapter):
+                return None
+            if self.name in source.changes:
+                factors = source.factors(self.name)
+                if factors is None:
+                    return None
+                found[i] = factors
+        return found or None
+
     def adapted(self, models: Sequence[int]) -> bool:
         """Whether one of these models is an adapter."""
         return any(isinstance(self.models[i], BoundAdapter) for i in models)
@@ -108,6 +125,7 @@ class TensorMerge:
         thresholds: by model; the models without one keep everything.
         found: what the method's survey of the whole model found, or the factors that it joined.
         formula: how the compiled loops do it; None leaves it to torch.
+        products: how those for adapters do it.
     """
 
     inputs: Inputs
@@ -115,6 +133,7 @@ class TensorMerge:
     settings: Settings
     thresholds: Mapping[int, Threshold]
     formula: Formula | None = None
+    products: Products | None = None
     found: Any = None
 
 
@@ -216,6 +235,9 @@ def merged(
     if merge.formula is not None:
         yield from _blended(merge.inputs, merge.formula, out, scratch, (first, stop))
         return
+    if merge.products is not None:
+        yield from _summed(merge.inputs, merge.products, scratch, (first, stop))
+        return
     kind = merge.inputs.arithmetic(merge.method.used(merge.settings))
     whole = merge.method.traits.whole and stop > 0
     for span in [(first, stop)] if whole else spans(stop, first=first):
@@ -268,6 +290,16 @@ def _blended(
         runs = read_runs(inputs, formula.models, (start, stop), scratch)
         piece = scratch.buffer("out", out, stop - start)
         blend(formula, Run(dtype_word(out), piece.data_ptr()), runs, (0, stop - start), start)
+        yield start, piece
+
+
+def _summed(
+    inputs: Inputs, products: Products, scratch: Scratch, within: tuple[int, int]
+) -> Iterator[Piece]:
+    for start, stop in spans(within[1], first=within[0]):
+        stored = read(inputs.base, inputs.name, (start, stop), scratch)
+        piece = scratch.buffer("out", torch.bfloat16, stop - start)
+        products.add(piece.data_ptr(), stored.data_ptr(), (start, stop))
         yield start, piece
 
 

@@ -1,4 +1,4 @@
-"""Merges on the factors of adapters: one product per tensor instead of a sum of task vectors."""
+"""Merges on the factors of adapters: by methods that work on them, and sums without torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from evomerge.checkpoint.names import listed, quoted
 from evomerge.errors import UsageError
 from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.entries import Inputs, Source
+from evomerge.merging.fused import loops
 from evomerge.merging.lines import Lines, inner_settings
 from evomerge.merging.low_rank import Factors
+from evomerge.merging.magnitudes import Threshold
 from evomerge.merging.method import Joining, MergeMethod, Settings
+from evomerge.merging.products import Products, products
 from evomerge.merging.sources import Stored
+from evomerge.merging.sums import WeightedSum
 
 
 def joined(method: MergeMethod, settings: Settings, inputs: Inputs) -> Factors | None:
@@ -37,6 +41,28 @@ def joined(method: MergeMethod, settings: Settings, inputs: Inputs) -> Factors |
         return Factors.of(*method.join(parts, settings), transposed=transposed)
     except UsageError as error:
         raise UsageError(f"tensor {quoted(inputs.name)}: {error.cause}") from None
+
+
+def summed(
+    method: MergeMethod,
+    settings: Settings,
+    kept: Mapping[int, Threshold],
+    inputs: Inputs,
+    word: str,
+) -> Products | None:
+    """One tensor's merge where it is a sum that the compiled loops do; None of any other.
+
+    Args:
+        kept: what is kept of task vectors, by model.
+        word: safetensors dtype of the output.
+    """
+    halves = word == inputs.base.entry(inputs.name).dtype == "BF16"
+    if not halves or not isinstance(method, WeightedSum) or loops() is None:
+        return None
+    if any(threshold.lot is not None for threshold in kept.values()):
+        return None
+    factors = inputs.factors(method.used(settings))
+    return None if factors is None else products(factors, method.coefficients(settings), kept)
 
 
 def parts_of(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from evomerge.checkpoint.dtypes import torch_dtype
 from evomerge.checkpoint.names import listed, quoted, shown
 from evomerge.errors import CheckpointError, UsageError
 from evomerge.merging.compatibility import RECOMPUTED, same_bytes
-from evomerge.merging.entries import Source, mapped_runs
-from evomerge.merging.fused import Formula, Run, blend
+from evomerge.merging.entries import Source, TensorMerge, mapped_runs
+from evomerge.merging.fused import Run, blend
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.threads import spread
@@ -119,13 +120,11 @@ class LiveMerge:
 class _Tile(NamedTuple):
     """Entries of a tensor that the compiled loops compute right where they are wanted."""
 
-    formula: Formula
-    out: Run
-    sources: list[Run]
+    work: Callable[[tuple[int, int]], None]
     span: tuple[int, int]
 
     def compute(self) -> None:
-        blend(self.formula, self.out, self.sources, self.span)
+        self.work(self.span)
 
 
 @dataclass(frozen=True)
@@ -140,19 +139,28 @@ class _Source:
     def tiles(self, target: Tensor) -> list[_Tile]:
         """What is to be done to fill ``(n,)`` of this dtype, on the CPU; nothing if it cannot."""
         merge = None if self.plan is None else self.merger.merge(self.name, self.plan, self.word)
-        if merge is None or merge.formula is None:
+        work = None if merge is None else _work(merge, Run(self.word, target.data_ptr()))
+        if work is None:
             return []
-        runs = mapped_runs(merge.inputs, merge.formula.models)
-        if runs is None:
-            return []
-        out, count = Run(self.word, target.data_ptr()), len(target)
-        starts = range(0, count, TILE)
-        return [_Tile(merge.formula, out, runs, (i, min(i + TILE, count))) for i in starts]
+        count = len(target)
+        return [_Tile(work, (i, min(i + TILE, count))) for i in range(0, count, TILE)]
 
     def fill(self, target: Tensor) -> None:
         """Write its entries to ``(n,)``, contiguous."""
         for start, piece in self.merger.pieces(self.name, self.plan, self.word):
             target[start : start + len(piece)].copy_(piece)
+
+
+def _work(merge: TensorMerge, out: Run) -> Callable[[tuple[int, int]], None] | None:
+    """Computes a span where it is wanted, from the mapped files; None if it cannot."""
+    runs = mapped_runs(merge.inputs, () if merge.formula is None else merge.formula.models)
+    if runs is None:
+        return None
+    if merge.formula is not None:
+        return partial(blend, merge.formula, out, runs)
+    if merge.products is None:
+        return None
+    return partial(merge.products.add_all, out.address, runs[0].address)
 
 
 def _begin(target: Tensor, source: _Source) -> list[_Tile]:

@@ -20,7 +20,7 @@ class Factors:
     """A matrix as a product, in the orientation of the tensor that it is added to.
 
     Attributes:
-        left: ``(rows, rank)``, holds the scale.
+        left: ``(rows, rank)``, holds the scale; in memory rank by rank.
         right: ``(rank, columns)``, contiguous.
     """
 
@@ -30,7 +30,8 @@ class Factors:
     @classmethod
     def of(cls, up: Tensor, down: Tensor, *, transposed: bool) -> Factors:
         """From ``(out, rank)`` and ``(rank, in)``, for a tensor stored as that or transposed."""
-        return cls(down.T.contiguous(), up.T.contiguous()) if transposed else cls(up, down)
+        left, right = (down.T, up.T) if transposed else (up, down)
+        return cls(left.T.contiguous().T, right.contiguous())
 
     @property
     def size(self) -> int:

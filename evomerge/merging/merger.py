@@ -33,7 +33,7 @@ from evomerge.merging.entries import (
 from evomerge.merging.finite import non_finite
 from evomerge.merging.fused import fits, formula
 from evomerge.merging.index import MagnitudeIndex, VectorKey
-from evomerge.merging.joining import check_joinable, joined
+from evomerge.merging.joining import check_joinable, joined, summed
 from evomerge.merging.magnitudes import MagnitudeTable
 from evomerge.merging.method import Chunk, Settings, Surveying, check_count, check_settings
 from evomerge.merging.plan import Mask, MergePlan, Vocabulary
@@ -98,10 +98,10 @@ class Merger:
         if errors:
             raise CheckpointError("; ".join(errors), place=shown(base.path))
         self.base = base
-        self.models = bound(base, models)
-        self.follows = stored_twice(base, models)
         entries = sum(entry.count for entry in base.tensors.values())
         self.compiled = entries > WORTH_COMPILED if compiled is None else compiled
+        self.models = bound(base, models, compiled=self.compiled)
+        self.follows = stored_twice(base, models)
         self.index = MagnitudeIndex(index)
         self._pool = Pool(
             [n for n, e in base.tensors.items() if merges(e) and n not in self.follows]
@@ -321,7 +321,8 @@ class Merger:
             found = self._pool.survey(method, plan, used, self._inputs)
         if method.traits.adapters:
             found = joined(method, settings, inputs)
-        return TensorMerge(inputs, method, settings, kept, form, found)
+        sums = summed(method, settings, kept, inputs, word) if self.compiled else None
+        return TensorMerge(inputs, method, settings, kept, form, sums, found)
 
     def fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
         """Whether the compiled loops take these models, beside the base and other dtypes."""

@@ -1,0 +1,107 @@
+"""Sums of low-rank task vectors by compiled loops: no task vector is ever in memory.
+
+The torch code of the methods is the reference and does the rest. Nothing here loads numba before
+it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.merging.fused import loops
+from evomerge.merging.low_rank import Factors
+from evomerge.merging.magnitudes import Threshold
+
+
+@dataclass(frozen=True)
+class Products:
+    """One tensor's merge, as the loops take it.
+
+    Attributes:
+        factors: of the models' task vectors, in their order, float32.
+        rules: ``(N, 4)`` float32: factor, low, high, fraction.
+        columns: of the tensor, whose further dimensions are one.
+        masked: whether a rule keeps less than everything.
+    """
+
+    factors: tuple[Factors, ...]
+    rules: NDArray[np.float32]
+    columns: int
+    masked: bool
+
+    def add_all(self, out: int, base: int, span: tuple[int, int]) -> None:
+        """As `add`, from the addresses of the tensors' first entries."""
+        self.add(out + 2 * span[0], base + 2 * span[0], span)
+
+    def add(self, out: int, base: int, span: tuple[int, int]) -> None:
+        """``out = base + sum factor * kept vector``, bfloat16, for the entries of a span.
+
+        Args:
+            out, base: addresses of the first of them.
+        """
+        add = _loops().add_masked if self.masked else _loops().add_whole
+        add(out, base, _records(self.factors), self.rules, self.columns, *span)
+
+
+def products(
+    factors: Mapping[int, Factors], weights: Sequence[float], kept: Mapping[int, Threshold]
+) -> Products:
+    """The weighted sum of some models' task vectors.
+
+    Args:
+        factors: by model; at least one.
+        weights: of all models.
+        kept: what is kept of a model's task vector; everything where there is none.
+    """
+    rules = []
+    for i in factors:
+        rule = kept.get(i)
+        mask = (0.0, 0.0, 1.0) if rule is None else (rule.low, rule.high, rule.fraction)
+        rules.append((weights[i], *mask))
+    columns = next(iter(factors.values())).right.shape[1]
+    masked = any(i in kept for i in factors)
+    return Products(tuple(factors.values()), np.array(rules, np.float32), columns, masked)
+
+
+def fill_compiled(factors: Factors, start: int, out: Tensor) -> bool:
+    """`evomerge.merging.low_rank.fill_product` by the loops, if they can.
+
+    Returns:
+        Whether it was done; if not, nothing was written.
+    """
+    if loops() is None or out.dtype != torch.float32:
+        return False
+    columns = factors.right.shape[1]
+    _loops().fill(out.data_ptr(), _records([factors]), columns, start, start + len(out))
+    return True
+
+
+def _records(factors: Sequence[Factors]) -> NDArray[np.int64]:
+    return np.array([_record(each) for each in factors], np.int64)
+
+
+def _record(factors: Factors) -> tuple[int, ...]:
+    """Where the factors lie; both have their ranks one behind the other."""
+    left, right = factors.left.T, factors.right
+    return (
+        left.data_ptr(),
+        left.stride(0) * left.itemsize,
+        right.data_ptr(),
+        right.stride(0) * right.itemsize,
+        len(right),
+    )
+
+
+@cache
+def _loops() -> Any:
+    from evomerge.merging import product_loops
+
+    return product_loops
