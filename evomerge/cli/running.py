@@ -145,14 +145,19 @@ def plan_of(campaign: Campaign, *, workers: int | None, trials: int | None) -> d
         "measured first": [reference.origin for reference in bound.references()],
         "trials": limit,
         "hours": campaign.budget.hours,
-        "requests": campaign.budget.requests,
-        "tokens": campaign.budget.tokens,
-        "money": campaign.budget.money,
+        **_spend(campaign),
         "workers": workers or campaign.workers,
         "goals": [f"{goal.metric} ({goal.direction})" for goal in campaign.goals],
         "checkpoint bytes": size,
         "export": str(campaign.export.to) if campaign.export else None,
     }
+
+
+def _spend(campaign: Campaign) -> dict[str, Any]:
+    """The budget for endpoints, where there is one."""
+    budget = campaign.budget
+    limits = {"requests": budget.requests, "tokens": budget.tokens, "money": budget.money}
+    return limits if budget.limits_spend else {}
 
 
 def _exists(folder: Path) -> bool:
