@@ -26,6 +26,7 @@ OBJECTIVES = Registry(
         "lm_eval": "evomerge.objectives.harness:HarnessObjective",
         "template": "evomerge.objectives.template:TemplateObjective",
         "openai": "evomerge.objectives.openai:OpenaiObjective",
+        "llama_server": "evomerge.objectives.llama_server:LlamaServerObjective",
     },
 )
 
