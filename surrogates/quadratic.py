@@ -23,11 +23,13 @@ from evomerge.surrogates.history import FitError
 from evomerge.surrogates.responses import Response, response_of
 
 FEWEST = 4  # trials
-MOST_COEFFICIENTS = 3000
+MOST_COEFFICIENTS = 1000
+_PER_TRIAL = 3  # coefficients of a basis, beyond which it is not tried
 _RIDGES = np.geomspace(1e-6, 1e3, 19)  # against features of mean square 1
 _STEPS = 60
 _CONVERGED = 1e-12
 _DAMPING = (1e-9, 1e9)
+_TINY = 1e-12  # of the mean diagonal entry, so that an inverse is there
 _SHARE = 0.9  # of a trial that may be explained by itself, when it is left out
 
 
@@ -118,12 +120,13 @@ def fit_quadratic(
     simple = _fit(diagonal(centre), points, losses, variances, links, ridge=True)
     directions = [surface.coefficients[1 : len(centre) + 1] for surface in simple.surfaces]
     others = [low_rank(centre, _unit(np.array(directions))), profiles(centre, coordinates)]
-    if (len(centre) + 1) * (len(centre) + 2) // 2 <= MOST_COEFFICIENTS:
+    most = min(MOST_COEFFICIENTS, _PER_TRIAL * len(points))
+    if (len(centre) + 1) * (len(centre) + 2) // 2 <= most:
         others.append(full(centre))
     fitted = [
         _fit(basis, points, losses, variances, links, ridge=True)
         for basis in others
-        if basis is not None and len(basis) <= MOST_COEFFICIENTS
+        if basis is not None and len(basis) <= most
     ]
     return min([simple, *fitted], key=_unexplained)
 
@@ -180,7 +183,9 @@ def _surface(
     start = _least_squares(trust[:, None] * scaled, trust * latent, shrink)
     best = _refined(scaled, losses, roots, response, start, shrink)
     jacobian = (roots * response.slope(scaled @ best))[:, None] * scaled
-    inverse = np.linalg.pinv(jacobian.T @ jacobian + np.diag(shrink), hermitian=True)
+    information = jacobian.T @ jacobian + np.diag(shrink)
+    tiny = _TINY * float(np.trace(information)) / len(information)
+    inverse = np.linalg.inv(information + tiny * np.eye(len(information)))
     own = np.minimum(np.einsum("np,pq,nq->n", jacobian, inverse, jacobian), _SHARE)
     errors = (response.value(scaled @ best) - losses) / (1 - own)
     left = max(1.0, len(losses) - float(own.sum()))
@@ -207,16 +212,16 @@ def _chosen(trust: Array, features: Array, latent: Array, free: Array) -> float:
 
 
 def _least_squares(rows: Array, target: Array, shrink: Array) -> Array:
-    lifted = np.concatenate([rows, np.diag(np.sqrt(shrink))])
-    found = np.linalg.lstsq(lifted, np.append(target, np.zeros(len(shrink))), rcond=None)
-    return np.asarray(found[0])
+    if shrink.any():
+        return np.asarray(np.linalg.solve(rows.T @ rows + np.diag(shrink), rows.T @ target))
+    return np.asarray(np.linalg.lstsq(rows, target, rcond=None)[0])
 
 
 def _refined(
     features: Array, losses: Array, roots: Array, response: Response, start: Array, shrink: Array
 ) -> Array:
     """Levenberg-Marquardt on the losses (Nocedal and Wright 2006, section 10.3)."""
-    if response.shape == "identity" or features.shape[1] > 4 * len(features):
+    if response.shape == "identity" or features.shape[1] > len(features):
         return start
 
     def cost(coefficients: Array) -> float:

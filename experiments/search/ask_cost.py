@@ -23,7 +23,7 @@ from evomerge.space import Coordinate, Parameter, Space
 GOALS, ITEMS, PENDING = 2, 300, 4
 # models, groups, trials, bar
 CASES = ((4, 8, 200, 1.0), (20, 16, 500, 5.0))
-SAMPLERS = ("margin", "margin_evolution")
+SAMPLERS = ("margin", "margin_evolution", "bayesian", "map")
 
 
 def space(models: int, groups: int) -> Space:
@@ -64,7 +64,7 @@ def main() -> int:
         dimensions = models * groups * 2
         log = history(dimensions, trials)
         for name in SAMPLERS:
-            problem = SearchProblem(space(models, groups), GOALS, 1000, 0)
+            problem = SearchProblem(space(models, groups), GOALS, trials + 50, 0)
             sampler, took = make_sampler(name, problem, {}), []
             for ask in range(2):
                 start = time.process_time()
