@@ -45,7 +45,8 @@ def score(
         for i, item in enumerate(items)
     ]
     with torch.inference_mode():
-        found = likelihoods(Bench(language, Batches(ROWS), device), encoded)
+        share = len(items) > 1  # of one item, filling up the rows costs more than it saves
+        found = likelihoods(Bench(language, Batches(ROWS), device, share), encoded)
     return [
         (
             [
