@@ -19,11 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from evomerge.checkpoint.caches import VARIABLE
 from evomerge.randomness import generator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+# The same examples in every run, and none fails for being slow: a release is never refused for what
+# a machine was busy with. `pytest --hypothesis-profile default` looks for new examples.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

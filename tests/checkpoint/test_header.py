@@ -106,7 +106,7 @@ def agrees_with_the_library(path: Path, data: bytes) -> None:
     assert all(e.start + e.size <= len(data) for e in header.entries.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=64), st.integers(0, 80))
 def test_any_bytes_are_read_or_refused(tmp_path_factory, text: bytes, length: int) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
@@ -114,7 +114,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, text: bytes, length: in
     agrees_with_the_library(path, length.to_bytes(8, "little") + b"{" + text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_a_damaged_header_is_read_or_refused(tmp_path_factory, data: st.DataObject) -> None:  # type: ignore[no-untyped-def]
     text = bytearray(json.dumps(TWO).encode())
@@ -141,7 +141,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.text(max_size=3), ENTRIES, max_size=3), st.integers(0, 16))
 def test_well_formed_nonsense_is_read_or_refused(tmp_path_factory, header, size: int) -> None:  # type: ignore[no-untyped-def]
     text = json.dumps(header).encode()

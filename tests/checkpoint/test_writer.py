@@ -115,7 +115,7 @@ def test_a_checkpoint_may_hold_no_tensors(tmp_path: Path) -> None:
     assert loaded(tmp_path) == {}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_pieces_may_come_in_any_order(tmp_path_factory, data: st.DataObject) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("pieces")

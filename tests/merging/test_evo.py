@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -90,7 +90,6 @@ def test_delta_space_adds_up_task_vectors_of_thinned_factors(trio: Merger) -> No
     torch.testing.assert_close(alone, -both)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     weights=st.lists(st.floats(-1.5, 1.5, width=32), min_size=3, max_size=3),
     densities=st.lists(st.floats(0.0625, 1.0, width=32), min_size=3, max_size=3),

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -48,7 +48,7 @@ def test_every_half_width_number_is_read_and_written_back(dtype: torch.dtype) ->
     assert same(back, (every.float() + 0.0).to(dtype))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(dtype=st.sampled_from([torch.float16, torch.bfloat16]), seed=st.integers(0, 2**32))
 def test_rounding_is_that_of_torch(dtype: torch.dtype, seed: int) -> None:
     """Any bits of float32, and those around the steps of the half-width dtypes."""
@@ -106,9 +106,7 @@ class One(nn.Module):
         self.t = nn.Parameter(tensor)
 
 
-@settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=250)
 @given(data=st.data())
 def test_a_compiled_merge_is_torch_bit_for_bit(store: Store, data: st.DataObject) -> None:
     """On disk and live, over dtypes, models, sizes, settings, chunks and threads."""

@@ -79,7 +79,7 @@ def test_infinity_and_nan_are_the_largest_of_all() -> None:
     assert found[[0, 3]].tolist() == [0.0, 0.0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(vector=vectors(), density=st.floats(0.0, 1.0))
 def test_the_density_achieved_is_the_density_asked(vector: Tensor, density: float) -> None:
     """Counting an entry at the boundary as the fraction that is left of it."""
@@ -96,7 +96,7 @@ def test_the_density_achieved_is_the_density_asked(vector: Tensor, density: floa
     assert len(set(codes(vector)[(size >= threshold.low) & (size < threshold.high)].tolist())) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     vector=vectors(),
     densities=st.lists(st.floats(0.02, 1.0), min_size=2, max_size=6, unique=True),
@@ -121,7 +121,7 @@ def test_half_of_a_tied_vector_is_half_of_it() -> None:
     assert kept(vector, 0.2).sum().item() == pytest.approx(0.2 * vector.sum().item(), rel=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
     density=st.floats(0.0, 1.0),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -139,9 +139,7 @@ def test_export_live_model_and_reference_agree_bit_for_bit(
         assert bits(held_now) == bits(base.to(held_now.dtype)), name
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30)
 @given(
     chunk=st.integers(1, 100),
     threads=st.integers(1, 3),
@@ -208,9 +206,7 @@ def test_tensors_that_the_plan_does_not_name_are_the_base_bit_for_bit(
     }
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(
     dtype=st.sampled_from(list(WORDS)),
     seed=st.integers(0, 2**32),

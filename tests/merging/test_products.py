@@ -53,7 +53,7 @@ def stretch(given: Factors, start: int, stop: int) -> Tensor:
 SIZES = st.tuples(st.sampled_from([1, 7, 8, 9, 19]), st.sampled_from([1, 5, 15, 16, 17, 40]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SIZES, st.integers(1, 9), st.data())
 def test_task_vectors_have_the_bits_of_torch(
     size: tuple[int, int], rank: int, data: st.DataObject
@@ -67,7 +67,7 @@ def test_task_vectors_have_the_bits_of_torch(
     assert not fill_compiled(given, start, out.double())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SIZES, st.booleans(), st.data())
 def test_sums_have_the_bits_of_torch(
     size: tuple[int, int], masked: bool, data: st.DataObject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.interfaces import Asked, Observation
@@ -71,9 +71,7 @@ def test_references_are_not_the_samplers_own(campaign_file: Path) -> None:
 STEPS = st.lists(st.sampled_from(["ask", "next", "tell", "fail", "reopen"]), max_size=20)
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20)
 @given(steps=STEPS)
 def test_a_remembered_log_is_the_stored_one(campaign_file: Path, steps: list[str]) -> None:
     folder = Path(tempfile.mkdtemp(dir=campaign_file.parent))  # a new study for every example
