@@ -8,11 +8,15 @@ chunks nor threads, which those of a matrix product from a library do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from evomerge.merging.scratch import Scratch
+
+PANEL_ROWS, PANEL_COLUMNS = 8, 16
+"""What a tile of the compiled loops has."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Factors:
     """A matrix as a product, in the orientation of the tensor that it is added to.
 
     Attributes:
-        left: ``(rows, rank)``, holds the scale; in memory rank by rank.
+        left: ``(rows, rank)``, holds the scale.
         right: ``(rank, columns)``, contiguous.
     """
 
@@ -31,12 +35,28 @@ class Factors:
     def of(cls, up: Tensor, down: Tensor, *, transposed: bool) -> Factors:
         """From ``(out, rank)`` and ``(rank, in)``, for a tensor stored as that or transposed."""
         left, right = (down.T, up.T) if transposed else (up, down)
-        return cls(left.T.contiguous().T, right.contiguous())
+        return cls(left.contiguous(), right.contiguous())
 
     @property
     def size(self) -> int:
-        """In bytes."""
-        return self.left.nbytes + self.right.nbytes
+        """In bytes, with the panels."""
+        return 2 * (self.left.nbytes + self.right.nbytes)
+
+    @cached_property
+    def panels(self) -> tuple[Tensor, Tensor]:
+        """Both for the compiled loops: ``(rows / 8, rank, 8)`` and ``(columns / 16, rank, 16)``.
+
+        What is missing in the last ones is 0.
+        """
+        return _panels(self.left, PANEL_ROWS), _panels(self.right.T, PANEL_COLUMNS)
+
+
+def _panels(lines: Tensor, height: int) -> Tensor:
+    """``(n, rank)`` as ``(n / height, rank, height)``, filled up with zeros."""
+    count, rank = lines.shape
+    panels = lines.new_zeros(-(-count // height) * height, rank)
+    panels[:count] = lines
+    return panels.view(-1, height, rank).transpose(1, 2).contiguous()
 
 
 def fill_product(factors: Factors, start: int, out: Tensor, scratch: Scratch) -> None:

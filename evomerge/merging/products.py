@@ -89,14 +89,14 @@ def _records(factors: Sequence[Factors]) -> NDArray[np.int64]:
 
 
 def _record(factors: Factors) -> tuple[int, ...]:
-    """Where the factors lie; both have their ranks one behind the other."""
-    left, right = factors.left.T, factors.right
+    """Where the panels lie; see `evomerge.merging.product_loops`."""
+    left, right = factors.panels
     return (
         left.data_ptr(),
         left.stride(0) * left.itemsize,
         right.data_ptr(),
         right.stride(0) * right.itemsize,
-        len(right),
+        left.shape[1],
     )
 
 

@@ -108,6 +108,7 @@ def measure(folder: Path, how: str, count: int, density: float) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 100, 150])
+    parser.add_argument("--forms", nargs="+", default=list(DENSITIES), choices=list(DENSITIES))
     parser.add_argument("--limit", type=int, default=300, help="megabytes")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -122,7 +123,8 @@ def main() -> int:
             write_adapter(Path(place, f"m{i}"), i)
         size = sum(rows * columns for rows, columns in SHAPES.values()) * LAYERS
         print(f"base: {size / 1e6:.0f} M parameters, a dense task vector {size * 4 / 1e6:.0f} MB")
-        for form, density in DENSITIES.items():
+        for form in options.forms:
+            density = DENSITIES[form]
             for how in ("streamed", "live"):
                 peaks = []
                 for count in options.counts:

@@ -260,7 +260,7 @@ def test_a_head_stored_although_tied_cannot_be_adapted_apart(
 
 
 def test_the_cache_of_factors_is_bounded(store: Store, adapt: Adapt, opened: Opened) -> None:
-    cache = FactorCache(70)  # of q: (5 + 3) * 2 * 4 bytes
+    cache = FactorCache(140)  # of q: (5 + 3) * 2 * 4 bytes, twice
     bound = BoundAdapter(store(BASE), opened(adapt(factors())), cache)
     first = bound.rows("q.weight", 0, 5)
     bound.rows("emb.weight", 0, 4)
