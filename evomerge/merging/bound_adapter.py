@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -96,12 +96,13 @@ class BoundAdapter:
         elif own is not base:
             out.add_(own.sub_(base))
 
-    def factors(self, name: str) -> Factors | None:
-        """Those of a plain low-rank change, float32; None for any other."""
+    def factors(self, name: str) -> Callable[[], Factors] | None:
+        """What gives those of a plain low-rank change, float32; None for any other."""
         change = self.changes[name]
-        if change.replaced is not None or change.low_rank is None or change.low_rank.magnitude:
+        low_rank = change.low_rank
+        if change.replaced is not None or low_rank is None or low_rank.magnitude is not None:
             return None
-        return self._factors(name, change.low_rank, torch.float32, Scratch())[0]
+        return lambda: self._factors(name, low_rank, torch.float32, Scratch())[0]
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start to stop of a task vector, float32, in the tensor's shape but for the first.

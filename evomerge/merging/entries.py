@@ -29,7 +29,7 @@ from evomerge.merging.magnitudes import (
     sparsify,
 )
 from evomerge.merging.method import MergeMethod, Settings
-from evomerge.merging.products import Products
+from evomerge.merging.products import Lazy, Products
 from evomerge.merging.scratch import Scratch
 from evomerge.merging.sources import Stored
 
@@ -98,7 +98,7 @@ class Inputs:
         sources = (self.base, *(self.models[i] for i in models))
         return [source for source in sources if not isinstance(source, BoundAdapter)]
 
-    def factors(self, models: Sequence[int]) -> dict[int, Factors] | None:
+    def factors(self, models: Sequence[int]) -> dict[int, Lazy] | None:
         """Of those of these models that have another tensor; None if they are not all products."""
         found = {}
         for i in models:

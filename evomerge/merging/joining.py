@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -62,7 +63,10 @@ def summed(
     if any(threshold.lot is not None for threshold in kept.values()):
         return None
     factors = inputs.factors(method.used(settings))
-    return None if factors is None else products(factors, method.coefficients(settings), kept)
+    if factors is None:
+        return None
+    columns = math.prod(inputs.base.entry(inputs.name).shape[1:])
+    return products(factors, columns, method.coefficients(settings), kept)
 
 
 def parts_of(

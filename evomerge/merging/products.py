@@ -6,7 +6,7 @@ it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,19 +20,22 @@ from evomerge.merging.fused import loops
 from evomerge.merging.low_rank import Factors
 from evomerge.merging.magnitudes import Threshold
 
+Lazy = Callable[[], Factors]
+
 
 @dataclass(frozen=True)
 class Products:
     """One tensor's merge, as the loops take it.
 
     Attributes:
-        factors: of the models' task vectors, in their order, float32.
+        factors: give those of the models' task vectors, in their order, float32. Asked for when
+            the loops run, so that a merge that waits for its turn holds none.
         rules: ``(N, 4)`` float32: factor, low, high, fraction.
         columns: of the tensor, whose further dimensions are one.
         masked: whether a rule keeps less than everything.
     """
 
-    factors: tuple[Factors, ...]
+    factors: tuple[Lazy, ...]
     rules: NDArray[np.float32]
     columns: int
     masked: bool
@@ -48,16 +51,21 @@ class Products:
             out, base: addresses of the first of them.
         """
         add = _loops().add_masked if self.masked else _loops().add_whole
-        add(out, base, _records(self.factors), self.rules, self.columns, *span)
+        factors = [lazy() for lazy in self.factors]
+        add(out, base, _records(factors), self.rules, self.columns, *span)
 
 
 def products(
-    factors: Mapping[int, Factors], weights: Sequence[float], kept: Mapping[int, Threshold]
+    factors: Mapping[int, Lazy],
+    columns: int,
+    weights: Sequence[float],
+    kept: Mapping[int, Threshold],
 ) -> Products:
     """The weighted sum of some models' task vectors.
 
     Args:
-        factors: by model; at least one.
+        factors: by model.
+        columns: of the tensor.
         weights: of all models.
         kept: what is kept of a model's task vector; everything where there is none.
     """
@@ -66,7 +74,6 @@ def products(
         rule = kept.get(i)
         mask = (0.0, 0.0, 1.0) if rule is None else (rule.low, rule.high, rule.fraction)
         rules.append((weights[i], *mask))
-    columns = next(iter(factors.values())).right.shape[1]
     masked = any(i in kept for i in factors)
     return Products(tuple(factors.values()), np.array(rules, np.float32), columns, masked)
 

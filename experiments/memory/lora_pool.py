@@ -125,7 +125,7 @@ def main() -> int:
         print(f"base: {size / 1e6:.0f} M parameters, a dense task vector {size * 4 / 1e6:.0f} MB")
         for form in options.forms:
             density = DENSITIES[form]
-            for how in ("streamed", "live"):
+            for how in ("live", "streamed"):
                 peaks = []
                 for count in options.counts:
                     command = [sys.executable, __file__, "--measure", place, how]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def test_sums_have_the_bits_of_torch(
             vector = kept.masked_fill(vector.abs() < rule.low, 0.0)
         expected += vector * weights[i]
     out = torch.zeros_like(base)
-    form = products(parts, weights, {2: rule} if masked else {})
+    lazy = {i: partial(lambda part: part, part) for i, part in parts.items()}
+    form = products(lazy, size[1], weights, {2: rule} if masked else {})
     form.add(out.data_ptr(), base.data_ptr(), (start, stop))
     assert torch.equal(out, expected.bfloat16())
 
@@ -96,7 +98,7 @@ def test_nan_and_negative_zero_are_those_of_torch() -> None:
     given = Factors.of(up, down, transposed=False)
     base = torch.tensor([-0.0, -0.0, 1.0, -0.0]).bfloat16()
     out = torch.empty_like(base)
-    products({0: given}, (1.0,), {}).add(out.data_ptr(), base.data_ptr(), (0, 4))
+    products({0: lambda: given}, 2, (1.0,), {}).add(out.data_ptr(), base.data_ptr(), (0, 4))
     assert out.isnan().tolist() == [True, False, True, False]
     assert not torch.signbit(out[1::2]).any()
 
