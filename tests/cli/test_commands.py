@@ -41,8 +41,7 @@ STATUS = {
 PLAN = {
     "study": str, "exists": bool, "base": str, "models": list, "method": str, "groups": dict,
     "parameters": int, "sampler": str, "measured_first": list, "trials": int, "hours": type(None),
-    "requests": type(None), "tokens": type(None), "money": type(None), "workers": type(None),
-    "goals": list, "checkpoint_bytes": int, "export": str,
+    "workers": type(None), "goals": list, "checkpoint_bytes": int, "export": str,
 }  # fmt: skip
 
 
