@@ -32,8 +32,8 @@ _FAMILIES = Registry(
 
 _LATER_METHODS = re.compile(r"passthrough|arcee_fusion|metagpt")
 _LATER_OBJECTIVES = {
-    "http": "objectives behind an endpoint come with a later version",
-    "http_chat": "objectives behind an endpoint come with a later version",
+    "http": "template asks any JSON API, openai any OpenAI-compatible server",
+    "http_chat": "openai asks any OpenAI-compatible server, template any JSON API",
 }
 
 

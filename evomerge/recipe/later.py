@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 TOP = {
-    "surrogate": "surrogates come with a later version; the samplers here need none",
-    "surrogates": "surrogates come with a later version; the samplers here need none",
+    "surrogate": "a sampler brings its own, such as margin, bayesian and map",
+    "surrogates": "a sampler brings its own, such as margin, bayesian and map",
     "adapters": "an adapter is a model like any other; name it under models",
 }
 ENGINES = {"ray": "several machines come with a later version; 'local' uses every GPU of this one"}

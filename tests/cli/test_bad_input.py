@@ -249,7 +249,7 @@ FILES: Mapping[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     ),
     "a later engine": (("budget:", "engine: ray\nbudget:"), (":8:9:", "not in this version yet")),
     "later signs": (("merge: {", "merge: {signs: true, "), ("unknown key",)),
-    "a later surrogate": (("budget:", "surrogate: gp\nbudget:"), ("surrogates come with a later",)),
+    "a later surrogate": (("budget:", "surrogate: gp\nbudget:"), ("a sampler brings its own",)),
     "no trials": (("trials: 6", "trials: 0"), (":8:18:", "budget.trials", "1 or more")),
     "no budget": (("budget: {trials: 6}\n", ""), ("budget is missing", "{trials: 100}")),
     "one metric twice": (("metric: small", "metric: near"), (":6:14:", "two goals", "'near'")),
