@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from answering import url
 from safetensors.numpy import save_file
 
 from evomerge.randomness import generator
 
-Mode = Literal["coefficients", "folder", "model"]
+Mode = Literal["coefficients", "folder", "model", "endpoint"]
 
 SHAPES = {f"model.layers.{i}.mlp.up_proj.weight": (8, 8) for i in range(4)}
 OBJECTIVE = """
@@ -77,13 +78,16 @@ def load(folder):
         place.register_parameter(last, torch.nn.Parameter(tensor))
     return root
 """
+PYTHON = "{type: python, function: objective.py:score, items: 20}"
+ENDPOINT = """{type: template, url: "%s", items: 20, score: $.score,
+     request: {mix: "{weights}", index: "{index}"}, mixes: {per: group, density: group}}"""
 CAMPAIGN = """
 base: ../models/base
 models: {{one: ../models/one, two: ../models/two}}
 merge: {{method: sparse_signed, groups: {{layers: 2}}}}
 goals:
-  - {{metric: waves, objective: {{type: python, function: objective.py:score, items: 20}}}}
-  - {{metric: bowl, objective: {{type: python, function: objective.py:score, items: 20}}}}
+  - {{metric: waves, objective: {objective}}}
+  - {{metric: bowl, objective: {objective}}}
 sampler: {sampler}
 budget: {{trials: {trials}}}
 study: study
@@ -119,5 +123,7 @@ def write_campaign(
     (folder / "objective.py").write_text(OBJECTIVE.format(mode=mode, seconds=seconds))
     loader = "loader: objective.py:load" if mode == "model" else ""
     path = folder / "campaign.yaml"
-    path.write_text(CAMPAIGN.format(trials=trials, sampler=sampler, loader=loader))
+    objective = ENDPOINT % url() if mode == "endpoint" else PYTHON
+    text = CAMPAIGN.format(trials=trials, sampler=sampler, loader=loader, objective=objective)
+    path.write_text(text)
     return path

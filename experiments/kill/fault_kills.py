@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 import time
 from typing import Any
 
@@ -26,12 +27,15 @@ def fault_points() -> list[str]:
 
 def mode_of(point: str, default: Mode) -> Mode:
     """The kind of campaign that reaches a point."""
+    if point.startswith("study.costs."):
+        return "endpoint"
     return "folder" if point.startswith("checkpoint.") else default
 
 
 def fault_kills(bench: Bench) -> list[str]:
     """Reach each fault point once, in the first life that comes by it."""
-    expected = {mode: bench.undisturbed(mode)[0] for mode in ("folder",)}
+    modes: tuple[Mode, ...] = ("folder", "endpoint")
+    expected = {mode: bench.undisturbed(mode)[0] for mode in modes}
     again = bench.root / f"undisturbed-{bench.mode}" / "study"
     expected[bench.mode] = content(again) if again.exists() else bench.undisturbed()[0]
     hand = bench.new("hand")
@@ -46,6 +50,8 @@ def fault_kills(bench: Bench) -> list[str]:
             wrong += told(bench, point, content(hand.study))
         elif point.startswith(("study.repair.", "study.salvage.")):
             wrong += repaired(bench, point, expected[bench.mode])
+        elif point.startswith("study.migrate."):
+            wrong += migrated(bench, point, expected[bench.mode])
         else:
             late = point.startswith("study.resume.")
             wrong += reached(bench, point, mode, expected[mode], late=late)
@@ -103,6 +109,19 @@ def repaired(bench: Bench, point: str, expected: dict[str, Any]) -> list[str]:
     life.finish()
     life.start(fault=None if hit else point)
     if not hit and life.finish() != -signal.SIGKILL:
+        return [f"{point}: never reached"]
+    return concluded(life, expected)
+
+
+def migrated(bench: Bench, point: str, expected: dict[str, Any]) -> list[str]:
+    """Die while the tables of an earlier version are brought up to date."""
+    life = bench.new(point)
+    halfway(life)
+    database = sqlite3.connect(life.study / "study.db")
+    database.executescript("DROP TABLE costs; PRAGMA user_version = 1")  # as the first version was
+    database.close()
+    life.start(fault=point)
+    if life.finish() != -signal.SIGKILL:
         return [f"{point}: never reached"]
     return concluded(life, expected)
 
