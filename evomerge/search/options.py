@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,4 +48,16 @@ def positive(sampler: str, options: Mapping[str, Any], name: str, default: float
     value = options.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise UsageError(f"{name} of the sampler {sampler} is {value!r}; it lies in (0, 1]")
+    return float(value)
+
+
+def not_negative(sampler: str, options: Mapping[str, Any], name: str, default: float) -> float:
+    """A finite number >= 0, the default where it is not given.
+
+    Raises:
+        UsageError: on anything else.
+    """
+    value = options.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise UsageError(f"{name} of the sampler {sampler} is {value!r}; it is a number from 0")
     return float(value)

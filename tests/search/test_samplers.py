@@ -35,6 +35,9 @@ SEVERAL_GOALS = [
 ONE_GOAL = [
     *SEVERAL_GOALS,
     "cma",
+    "evo_merging",
+    "lorahub",
+    "pcb_es",
     "nevergrad:CMA",
     "nevergrad:DE",
     "nevergrad:OnePlusOne",
@@ -43,13 +46,15 @@ ONE_GOAL = [
 ]
 CASES = [(name, 1) for name in ONE_GOAL] + [(name, 3) for name in SEVERAL_GOALS]
 BLIND = {"random", "sobol", "optuna:QMCSampler", "optuna:RandomSampler"}
+PUBLISHED = {"evo_merging", "lorahub", "pcb_es"}  # they start where their papers start
 UNSEEDED = {"optuna:QMCSampler"}  # Optuna does not scramble its Sobol sequence by default
 
 OWN_TRIALS = 26
 
 
 def problem(goals: int, dimensions: int = 4, *, trials: int | None = 40) -> SearchProblem:
-    space = Space(tuple(Parameter(f"p{i}", 0.0, 1.0) for i in range(dimensions)))
+    names = [f"m{i // 2}/*/{('weight', 'density')[i % 2]}" for i in range(dimensions)]
+    space = Space(tuple(Parameter(name, 0.0, 1.0) for name in names))
     return SearchProblem(space, goals, trials, seed=5)
 
 
@@ -225,7 +230,7 @@ def test_the_library_is_silent_and_what_was_set_stays_set(
     assert warnings.filters == filters
 
 
-@pytest.mark.parametrize("name", [n for n in ONE_GOAL if n not in BLIND])
+@pytest.mark.parametrize("name", [n for n in ONE_GOAL if n not in BLIND | PUBLISHED])
 def test_warm_starts_are_learnt_from(name: str) -> None:
     """The same points with other losses lead elsewhere, whoever asked for them."""
     rng = np.random.default_rng(0)
