@@ -14,7 +14,7 @@ import numpy as np
 from evomerge.space import Array, Space
 from evomerge.trial import Scores
 
-Need = Literal["model", "folder", "coefficients", "candidate"]
+Need = Literal["model", "folder", "adapter", "coefficients", "candidate"]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ OBJECTIVES = Registry(
         "lm_eval": "evomerge.objectives.harness:HarnessObjective",
         "template": "evomerge.objectives.template:TemplateObjective",
         "openai": "evomerge.objectives.openai:OpenaiObjective",
+        "vllm": "evomerge.objectives.vllm:VllmObjective",
+        "sglang": "evomerge.objectives.sglang:SglangObjective",
+        "lorax": "evomerge.objectives.lorax:LoraxObjective",
         "llama_server": "evomerge.objectives.llama_server:LlamaServerObjective",
     },
 )

@@ -50,22 +50,28 @@ def write_lora(
         merger.check(plan)
         parts = list(factored(merger, plan, wanted, torch_dtype(dtype or "F32")))
         _check_finite(parts, target)
-        modules = [part.factors for part in parts]
         with staged_folder(target) as folder:
-            rank = write_adapter(
-                folder,
-                modules,
-                targets=_targets(base, modules),
-                base=lineage.base.spoken,
-                transposed=any(part.transposed for part in parts),
-                task=_task(list(models.values())),
-            )
+            rank = _write(folder, parts, base, lineage.base.spoken, list(models.values()))
             made = AdapterForm(wanted, rank, relative_error(parts))
             told = replace(lineage, adapter=made)
             copy_licences({"base": base, **models}, folder)
             (folder / "README.md").write_text(model_card(told), encoding="utf-8")
             (folder / MANIFEST).write_bytes(manifest(folder, told.to_json()))
     return target
+
+
+def write_factors(
+    merger: Merger, plan: MergePlan, folder: Path, *, base: Checkpoint, models: Sequence[Model]
+) -> None:
+    """Write a merge that is a sum of adapters into a folder that exists: weights and config.
+
+    Raises:
+        UsageError: if it is no sum of adapters.
+        CheckpointError: if it is not finite.
+    """
+    parts = list(factored(merger, plan, None))
+    _check_finite(parts, folder)
+    _write(folder, parts, base, str(base.path), models)
 
 
 def described(folder: Path) -> str:
@@ -75,6 +81,20 @@ def described(folder: Path) -> str:
         return str(folder)
     loss = f"relative error {made['relative_error']:.3g}" if made["relative_error"] else "exact"
     return f"{folder}, an adapter of rank {made['rank']}, {loss}"
+
+
+def _write(
+    folder: Path, parts: Sequence[Factored], base: Checkpoint, name: str, models: Sequence[Model]
+) -> int:
+    modules = [part.factors for part in parts]
+    return write_adapter(
+        folder,
+        modules,
+        targets=_targets(base, modules),
+        base=name,
+        transposed=any(part.transposed for part in parts),
+        task=_task(models),
+    )
 
 
 def _targets(base: Checkpoint, modules: Sequence[ModuleFactors]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ class Subjects:
         self._needs = needs
         if "model" in needs:
             _ = self._live
-        if needs & {"folder", "candidate"}:
+        if needs & {"folder", "adapter", "candidate"}:
             _ = self._merger
         if "coefficients" in needs:
             _ = self._recipe
@@ -63,6 +63,8 @@ class Subjects:
                 made["folder"] = stack.enter_context(self._written(job))
             if "candidate" in self._needs:
                 made["candidate"] = Written(made["folder"], made["coefficients"])
+            if "adapter" in self._needs:
+                made["adapter"] = stack.enter_context(self._adapter(job))
             if "model" in self._needs:
                 self.mend(job)
                 made["model"], _ = self._live
@@ -75,16 +77,34 @@ class Subjects:
 
     @contextmanager
     def _written(self, job: Job) -> Iterator[Path]:
-        from evomerge.checkpoint.files import staged_folder
-
-        # Named by its content: a server that keeps models by path never takes one for another.
-        coefficients = self._recipe.coefficients(job.method, job.parameters)
-        target = job.scratch / str(job.attempt) / candidate_name([job.method, coefficients])
         plan = self._recipe.plan(job.method, job.parameters)
-        with staged_folder(target, replace=True) as folder:
-            for file in self._base.side_files():
-                shutil.copyfile(file, folder / file.name)
-            self._merger.write(plan, folder, dtype=self._campaign.dtype)
+        with self._named(job, "") as target:
+            with _filled(target) as folder:
+                for file in self._base.side_files():
+                    shutil.copyfile(file, folder / file.name)
+                self._merger.write(plan, folder, dtype=self._campaign.dtype)
+            yield target
+
+    @contextmanager
+    def _adapter(self, job: Job) -> Iterator[Path]:
+        from evomerge.export.adapter import write_factors
+
+        plan = self._recipe.plan(job.method, job.parameters)
+        models = list(self._models.values())
+        with self._named(job, "-adapter") as target:
+            with _filled(target) as folder:
+                write_factors(self._merger, plan, folder, base=self._base, models=models)
+            yield target
+
+    @contextmanager
+    def _named(self, job: Job, kind: str) -> Iterator[Path]:
+        """A path named by the candidate's content, gone when the block ends.
+
+        A server that keeps models by path never takes one for another.
+        """
+        coefficients = self._recipe.coefficients(job.method, job.parameters)
+        name = candidate_name([job.method, coefficients])
+        target = job.scratch / f"{job.attempt}{kind}" / name
         try:
             yield target
         finally:
@@ -134,3 +154,9 @@ class Subjects:
             root=campaign.folder,
         )
         return live, LiveMerge(self._merger, live.module, dtype=campaign.dtype)
+
+
+def _filled(target: Path) -> AbstractContextManager[Path]:
+    from evomerge.checkpoint.files import staged_folder
+
+    return staged_folder(target, replace=True)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from evomerge.checkpoint.adapter_writer import ModuleFactors, write_adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.models import opened_in
+from evomerge.checkpoint.models import Model, opened_in
 from evomerge.coefficients import Coefficients
+from evomerge.export.adapter import write_factors
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
 from evomerge.objectives.jsonl import JsonlObjective
@@ -109,6 +110,34 @@ class World:
 
     def exported(self, candidate: Coefficients, name: str = "merge") -> Path:
         """The candidate as our engine writes it."""
+        folder = self.base.parent / name
+        with ExitStack() as stack:
+            base, models = self.opened(stack)
+            folder.mkdir()
+            for file in base.side_files():
+                (folder / file.name).write_bytes(file.read_bytes())
+            Merger(base, models).write(self.plan(candidate), folder)
+        return folder
+
+    def adapter(self, candidate: Coefficients, name: str = "merged") -> Path:
+        """The candidate as one adapter."""
+        folder = self.base.parent / name
+        with ExitStack() as stack:
+            base, models = self.opened(stack)
+            folder.mkdir()
+            write_factors(
+                Merger(base, models), self.plan(candidate), folder,
+                base=base, models=list(models.values()),
+            )  # fmt: skip
+        return folder
+
+    def opened(self, stack: ExitStack) -> tuple[Checkpoint, dict[str, Model]]:
+        """Base and adapters, as a campaign opens them."""
+        base = stack.enter_context(Checkpoint.open(self.base))
+        return base, {m: opened_in(stack, self.base.parent / m) for m in NAMES}
+
+    def plan(self, candidate: Coefficients) -> MergePlan:
+        """The candidate for our engine."""
         by_layer = candidate.weights_by_layer()
         tensors: dict[str, dict[str, float | tuple[float, ...]]] = {
             tensor: {
@@ -117,15 +146,7 @@ class World:
             }
             for tensor in self.factors["math"]
         }
-        folder = self.base.parent / name
-        with ExitStack() as stack:
-            base = stack.enter_context(Checkpoint.open(self.base))
-            models = {m: opened_in(stack, self.base.parent / m) for m in NAMES}
-            folder.mkdir()
-            for file in base.side_files():
-                (folder / file.name).write_bytes(file.read_bytes())
-            Merger(base, models).write(MergePlan("task_arithmetic", NAMES, tensors), folder)
-        return folder
+        return MergePlan("task_arithmetic", NAMES, tensors)
 
     def local(self, candidate: Coefficients, items: Path, **options: Any) -> Any:
         """What the local objective says of the candidate's export."""
