@@ -33,6 +33,7 @@ SAMPLERS = Registry(
         "map": "evomerge.search.quadratic_map:make",
         "margin": "evomerge.search.margin:make",
         "margin_evolution": "evomerge.search.margin_evolution:make",
+        "nested_map": "evomerge.search.nested_map:make",
         "nsga2": "evomerge.search.from_optuna:nsga2",
         "nsga3": "evomerge.search.from_optuna:nsga3",
         "pcb_es": "evomerge.search.coefficients:pcb_es",
