@@ -1,6 +1,6 @@
 """How many different mixes a second ``evomerge serve`` answers, one item each.
 
-    python experiments/serving/throughput.py [--clients 8] [--requests 400]
+    python experiments/serving/throughput.py [--clients 8] [--requests 400] [--dtype bfloat16]
 
 A Llama of a million parameters with eight LoRA adapters; every request has coefficients of its
 own, so nothing is remembered. Server and clients share the machine.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from evomerge.demo.checkpoints import write_model
 from evomerge.objectives.llama import Llama
@@ -46,7 +46,7 @@ ADAPTERS = 8
 RANK = 8
 
 
-def write_pool(folder: Path) -> int:
+def write_pool(folder: Path, dtype: torch.dtype) -> int:
     """A base and its adapters; returns the base's number of parameters."""
     tokenizer = ByteTokenizer.new(eos_token="</s>")
     shape = {**SHAPE, "vocab_size": tokenizer.vocab_size, "eos_token_id": tokenizer.eos_token_id}
@@ -55,6 +55,8 @@ def write_pool(folder: Path) -> int:
     for parameter in model.parameters():
         parameter.data.normal_(std=0.05, generator=random)
     write_model(model, tokenizer, folder / "base", name="base", meaning="Random.")
+    for file in (folder / "base").glob("*.safetensors"):
+        save_file({name: t.to(dtype) for name, t in load_file(file).items()}, file)
     for index in range(ADAPTERS):
         factors = {}
         for layer in range(SHAPE["num_hidden_layers"]):
@@ -119,11 +121,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = write_pool(folder)
-        print(f"{size:,} parameters, {ADAPTERS} adapters of rank {RANK}, {platform.machine()}")
+        size = write_pool(folder, getattr(torch, arguments.dtype))
+        print(
+            f"{size:,} parameters in {arguments.dtype}, {ADAPTERS} adapters of rank {RANK}, {platform.machine()}"
+        )
         pool = [str(folder / f"a{index}") for index in range(ADAPTERS)]
         for desks in (1, 2):
             command = ["serve", str(folder / "base"), *pool, "--port", "0", "--desks", str(desks)]
