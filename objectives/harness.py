@@ -75,6 +75,8 @@ class HarnessObjective:
         UsageError: if an option is not in order or the harness is not installed.
     """
 
+    reads_logits = True  # so that fused logits are as good to it as one model's
+
     def __init__(self, options: Mapping[str, Any], *, folder: Path) -> None:
         read.check_names(options, OPTIONS)
         include = read.text(options, "include_path")

@@ -93,6 +93,8 @@ class JsonlObjective:
         UsageError: if an option or an item is not in order; for an item with ``file:line``.
     """
 
+    reads_logits = True  # so that fused logits are as good to it as one model's
+
     def __init__(self, options: Mapping[str, Any], *, folder: Path) -> None:
         read.check_names(options, OPTIONS)
         path = folder / Path(read.required_text(options, "items", "items.jsonl")).expanduser()

@@ -31,6 +31,7 @@ COMMANDS = {
     "front": "evomerge.cli.study:front",
     "export": "evomerge.cli.merge:export",
     "merge": "evomerge.cli.merge:merge",
+    "answer": "evomerge.cli.answer:answer",
     "report": "evomerge.cli.report:report",
     "ask": "evomerge.cli.ask_tell:ask",
     "tell": "evomerge.cli.ask_tell:tell",

@@ -15,8 +15,10 @@ from evomerge.errors import EvomergeError, StudyError, StudyMismatchError, Usage
 from evomerge.export.adapter import write_lora
 from evomerge.export.coefficients import is_elsewhere, write_coefficients
 from evomerge.export.lineage import MANIFEST, AdapterForm, Lineage
+from evomerge.export.logit_fusion import write_fusion
 from evomerge.export.manifest import read_manifest, verify
 from evomerge.export.writer import parent, write_checkpoint
+from evomerge.recipe.logit_fusion import LARGE, FusionFile, fusion_weights
 from evomerge.report.summary import front_rows
 from evomerge.study.inputs import CACHE, Input, changed_inputs
 from evomerge.study.study import Study
@@ -115,11 +117,16 @@ def export_trial(
     options = study.campaign.export
     if adapter is None and options is not None and options.form == "lora":
         adapter = AdapterForm(options.rank)
+    if study.campaign.logit_fusion is not None:
+        _check_no_weights(study, dtype, adapter)
     lineage = lineage_of(study, trial, dtype=dtype, adapter=adapter)
     _check_parents(study, lineage)
     if target.exists():
         _check_same(target, lineage)
         return target
+    fusion = _fusion_of(study, trial)
+    if fusion is not None:
+        return write_fusion(fusion, lineage, target)
     plan = study.recipe.plan(trial.candidate.method, trial.candidate.parameters)
     if is_elsewhere(lineage.base.path):
         merge = study.recipe.merge_section(trial.candidate.method, trial.candidate.parameters)
@@ -141,13 +148,13 @@ def lineage_of(
 ) -> Lineage:
     """Where a trial's merge comes from."""
     campaign, candidate = study.campaign, trial.candidate
-    cache = study.folder / CACHE
-    exported = campaign.export.dtype if campaign.export else None
+    cache, home, fusion = study.folder / CACHE, campaign.folder, campaign.logit_fusion
+    exported = campaign.export.dtype if campaign.export and fusion is None else None
     return Lineage(
         name=f"{study.name}-{trial.number}",
-        base=parent("base", campaign.recipe.base, home=campaign.folder, cache=cache),
+        base=parent("base", campaign.recipe.base, home=home, cache=cache),
         models=tuple(
-            parent(name, path, home=campaign.folder, cache=cache)
+            parent(name, path, home=home, cache=cache)
             for name, path in campaign.recipe.models.items()
         ),
         method=candidate.method,
@@ -161,6 +168,8 @@ def lineage_of(
         scores=trial.results,
         adapter=adapter,
         vocabulary=campaign.recipe.vocabulary,
+        large=None if fusion is None else parent("large", fusion.large, home=home, cache=cache),
+        mode=None if fusion is None else fusion.mode,
     )
 
 
@@ -186,9 +195,33 @@ def _csv_row(row: dict[str, Any]) -> dict[str, Any]:
     return {**cells, "feasible": row["feasible"]}
 
 
+def _fusion_of(study: Study, trial: Trial) -> FusionFile | None:
+    """What the trial's fusion of logits is; None where tensors are merged."""
+    campaign, candidate = study.campaign, trial.candidate
+    if campaign.logit_fusion is None:
+        return None
+    numbers = study.recipe.coefficients(candidate.method, candidate.parameters)
+    recipe, weights = campaign.recipe, fusion_weights(numbers)
+    return FusionFile(campaign.logit_fusion, recipe.base, recipe.models, weights, campaign.dtype)
+
+
+def _check_no_weights(study: Study, dtype: str | None, adapter: AdapterForm | None) -> None:
+    """A fusion is exported as it was measured, and not as tensors."""
+    asked = "a LoRA adapter" if adapter is not None else f"tensors in {dtype}"
+    if adapter is not None or dtype is not None:
+        raise UsageError(
+            f"this study fuses logits: there is no merge to be written as {asked}",
+            place=str(study.folder),
+            kept="nothing was written",
+            command="leave that off; `evomerge answer` runs what is exported",
+        )
+
+
 def _own_folder(study: Study, origin: str) -> Path | None:
     """Where the base or a parent lies already; None for a merge."""
-    recipe = study.campaign.recipe
+    recipe, fusion = study.campaign.recipe, study.campaign.logit_fusion
+    if fusion is not None:
+        return fusion.large if origin == "base" else None
     if origin == "base":
         return recipe.base
     return recipe.models.get(origin.removeprefix("parent ")) if " " in origin else None
@@ -197,6 +230,8 @@ def _own_folder(study: Study, origin: str) -> Path | None:
 def _check_parents(study: Study, lineage: Lineage) -> None:
     """Refuse to merge other tensors than those that were measured."""
     parents = {"base": lineage.base, **{f"models.{m.name}": m for m in lineage.models}}
+    if lineage.large is not None:
+        parents[LARGE] = lineage.large
     now = [
         Input(role, file, int(shard["size"]), str(shard["blake2b"]))
         for role, parent in parents.items()

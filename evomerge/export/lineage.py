@@ -65,6 +65,7 @@ class Lineage:
         trial, origin, seed, study: None for a merge outside a study.
         scores: by split, then metric.
         adapter: None for a full checkpoint.
+        large, mode: of a fusion of logits; None for a merge.
     """
 
     name: str
@@ -81,6 +82,8 @@ class Lineage:
     scores: Mapping[Split, Mapping[str, Measured]] = field(default_factory=dict)
     adapter: AdapterForm | None = None
     vocabulary: Vocabulary = "refuse"
+    large: Parent | None = None
+    mode: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's content, without the digests of the files beside it."""
@@ -99,6 +102,7 @@ class Lineage:
             "adapter": None if self.adapter is None else self._adapter(self.adapter),
             "vocabulary": self.vocabulary,
             "base": _parent(self.base),
+            **({} if self.large is None else {"large": _parent(self.large)}),
             "models": {model.name: _parent(model) for model in self.models},
             "scores": {
                 split: {
@@ -115,7 +119,12 @@ class Lineage:
         }
 
     def form(self) -> list[str | int | None]:
-        """What was asked for, as JSON: a full checkpoint, or an adapter of at most some rank."""
+        """What was asked for, as JSON.
+
+        A full checkpoint, an adapter of at most some rank, or a fusion of logits in some mode.
+        """
+        if self.large is not None:
+            return ["logit_fusion", self.mode]
         return ["full"] if self.adapter is None else ["lora", self.adapter.wanted]
 
     @staticmethod

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from evomerge.errors import UsageError
 from evomerge.goals import Goal
 from evomerge.recipe import later, merge_section, sections
+from evomerge.recipe.logit_fusion import LARGE, LogitFusion
 from evomerge.recipe.reader import (
     Section,
     boolean,
@@ -55,6 +56,7 @@ class Campaign:
         loader: ``file.py:function`` that makes a module of a folder; None takes the built-in.
         dtype: of merged tensors, measured and exported, a safetensors word such as ``BF16``; by
             default the export's; None keeps the base's.
+        logit_fusion: the large model that candidates move instead of being merged; None merges.
         mirror: URL of an Optuna storage, or ``$NAME`` of the environment variable that holds it.
         source_text: the file as it was read.
     """
@@ -76,6 +78,7 @@ class Campaign:
     isolate: bool
     loader: str | None
     dtype: str | None
+    logit_fusion: LogitFusion | None
     mirror: str | None
     source_text: str = field(compare=False, repr=False)
 
@@ -117,13 +120,20 @@ class Campaign:
         """The study's name: the file's name, or the study folder's."""
         return self.study.name.removesuffix(".evomerge")
 
+    def model_paths(self) -> dict[str, Path]:
+        """Where all models lie that decide results, by name; the base is ``base``."""
+        fusion = {} if self.logit_fusion is None else {LARGE: self.logit_fusion.large}
+        return {"base": self.recipe.base, **self.recipe.models, **fusion}
+
     def identity(self) -> dict[str, Any]:
         """What decides results, as canonical JSON; two campaigns that differ are two studies.
 
         Budget, workers, timeout, isolation, export, mirror, how endpoints are reached and all
         paths are not in it: models are recognised by their digests, which the study keeps beside.
         """
+        fusion = self.logit_fusion
         return {
+            **({} if fusion is None else {"logit_fusion": fusion.mode}),
             **self.recipe.identity(),
             "goals": [
                 [g.metric, g.direction, g.limit, g.reference, self.objectives[g.metric].identity()]
@@ -176,6 +186,7 @@ def _read(top: Section, path: Path, source_text: str) -> Campaign:
         loader=top.get("loader", sections.loader, None),
         # What is measured is what is exported, so the export's dtype is the campaign's.
         dtype=top.get("dtype", sections.dtype, export.dtype if export else None),
+        logit_fusion=LogitFusion.read(top.section("logit_fusion"), folder),
         mirror=top.get("mirror", sections.mirror, None),
         source_text=source_text,
     )
@@ -189,7 +200,7 @@ _ENGINE = word("local", later=later.ENGINES)
 
 def _check_outputs(top: Section, campaign: Campaign) -> None:
     """Refuse to write the study or exports into a model's folder."""
-    inputs = {"base": campaign.recipe.base, **campaign.recipe.models}
+    inputs = campaign.model_paths()
     outputs = {"study": campaign.study}
     if campaign.export is not None:
         outputs["export"] = campaign.export.to

@@ -28,6 +28,7 @@ from evomerge.recipe.findings import (
     refusal,
     warning,
 )
+from evomerge.recipe.logit_fusion_checks import check_fusion
 from evomerge.recipe.model_checks import check_models, merged_bytes
 from evomerge.recipe.outline_checks import check_outlines, is_remote
 from evomerge.recipe.recipe import BoundRecipe
@@ -60,6 +61,8 @@ def _all(campaign: Campaign, stack: ExitStack) -> Iterator[Finding]:
     if isinstance(base, Checkpoint):
         if _remote(base, opened):
             yield from check_outlines(base, opened, _whole(made))
+        elif campaign.logit_fusion is not None:
+            yield from check_fusion(campaign, base, opened, _whole(made))
         else:
             yield from _guarded(
                 "models", lambda: check_models(base, opened, campaign.recipe.vocabulary)
@@ -105,7 +108,7 @@ def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fin
 
 def _same_models(campaign: Campaign) -> Iterator[Finding]:
     seen: dict[Path, str] = {}
-    for name, path in {"base": campaign.recipe.base, **campaign.recipe.models}.items():
+    for name, path in campaign.model_paths().items():
         real = path.resolve()
         if real in seen:
             yield warning("models", f"{name} is the same folder as {seen[real]}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint.digests import shard_digests
 from evomerge.checkpoint.models import open_model
+from evomerge.recipe.logit_fusion import LARGE
 from evomerge.study.database import Database
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class Input:
     """One file.
 
     Attributes:
-        role: ``base``, ``models.math``, ``items of gsm8k``, ``code of gsm8k``.
+        role: ``base``, ``models.math``, ``logit_fusion.large``, ``items of gsm8k``,
+            ``code of gsm8k``.
         file: its name within the checkpoint, or as the campaign file says it.
         size: bytes.
         digest: blake2b of all of them, hex.
@@ -49,7 +51,9 @@ def read_inputs(campaign: Campaign, folder: Path) -> tuple[Input, ...]:
     found: list[Input] = []
     recipe = campaign.recipe
     models = {f"models.{name}": path for name, path in recipe.models.items()}
-    for role, path in {"base": recipe.base, **models}.items():
+    fusion = campaign.logit_fusion
+    large = {} if fusion is None else {LARGE: fusion.large}
+    for role, path in {"base": recipe.base, **models, **large}.items():
         with open_model(path) as model:
             digests = model.digests(cache)
         found += [Input(role, name, d.size, d.blake2b) for name, d in sorted(digests.items())]

@@ -17,6 +17,7 @@ from evomerge.interfaces import Need
 from evomerge.objectives.endpoint.numbers import candidate_name
 from evomerge.objectives.subject import Written
 from evomerge.recipe.campaign import Campaign
+from evomerge.recipe.logit_fusion import fusion_weights
 from evomerge.study.inputs import CACHE
 from evomerge.study.workers.messages import Job
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from evomerge.checkpoint.models import Model
     from evomerge.merging.live import LiveMerge
     from evomerge.merging.merger import Merger
+    from evomerge.objectives.logit_fusion import Ensemble
     from evomerge.objectives.subject import LiveModel
     from evomerge.recipe.recipe import BoundRecipe, Reference
 
@@ -42,7 +44,7 @@ class Subjects:
         self._campaign = campaign
         self._needs = needs
         if "model" in needs:
-            _ = self._live
+            _ = self._live if campaign.logit_fusion is None else self._ensemble
         if needs & {"folder", "adapter", "candidate"}:
             _ = self._merger
         if "coefficients" in needs:
@@ -65,13 +67,21 @@ class Subjects:
                 made["candidate"] = Written(made["folder"], made["coefficients"])
             if "adapter" in self._needs:
                 made["adapter"] = stack.enter_context(self._adapter(job))
-            if "model" in self._needs:
+            if "model" in self._needs and self._campaign.logit_fusion is not None:
+                numbers = self._recipe.coefficients(job.method, job.parameters)
+                made["model"] = self._ensemble.at(fusion_weights(numbers))
+            elif "model" in self._needs:
                 self.mend(job)
                 made["model"], _ = self._live
             yield made
 
     def mend(self, job: Job) -> None:
-        """Write again what an objective has written to in the live model; no work if it has not."""
+        """Write again what an objective has written to in the live model; no work if it has not.
+
+        Logits are fused beside the models, whose parameters objectives do not reach for.
+        """
+        if self._campaign.logit_fusion is not None:
+            return
         _, merge = self._live
         merge.apply(self._recipe.plan(job.method, job.parameters))
 
@@ -139,6 +149,17 @@ class Subjects:
             self._models,
             index=cache_folder() / INDEX,
             vocabulary=self._campaign.recipe.vocabulary,
+        )
+
+    @cached_property
+    def _ensemble(self) -> Ensemble:
+        from evomerge.objectives.logit_fusion import Ensemble
+
+        campaign = self._campaign
+        assert campaign.logit_fusion is not None
+        recipe = campaign.recipe
+        return Ensemble.load(
+            campaign.logit_fusion, recipe.base, recipe.models, dtype=campaign.dtype
         )
 
     @cached_property
