@@ -148,6 +148,15 @@ class World:
         }
         return MergePlan("task_arithmetic", NAMES, tensors)
 
+    def written(self, candidate: Coefficients, prompt: str, count: int) -> str:
+        """The likeliest tokens behind a prompt, one after the other."""
+        state = self.merged(candidate.weights_by_layer())
+        ids = self.encode(prompt)
+        read = len(ids)
+        for _ in range(count):
+            ids.append(int(self.table(state, ids)[-1].argmax()))
+        return self.decode(ids[read:])
+
     def local(self, candidate: Coefficients, items: Path, **options: Any) -> Any:
         """What the local objective says of the candidate's export."""
         model = load_model(self.exported(candidate), device="cpu")
