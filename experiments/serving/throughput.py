@@ -127,7 +127,8 @@ def main() -> None:
         folder = Path(name)
         size = write_pool(folder, getattr(torch, arguments.dtype))
         print(
-            f"{size:,} parameters in {arguments.dtype}, {ADAPTERS} adapters of rank {RANK}, {platform.machine()}"
+            f"{size:,} parameters in {arguments.dtype}, {ADAPTERS} adapters of rank {RANK}, "
+            f"{platform.machine()}"
         )
         pool = [str(folder / f"a{index}") for index in range(ADAPTERS)]
         for desks in (1, 2):
