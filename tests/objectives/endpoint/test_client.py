@@ -67,7 +67,7 @@ def test_a_fifth_of_all_requests_failing_changes_no_answer_and_every_try_is_coun
     serve: Serve, client_of: Make, store: Store
 ) -> None:
     server = serve(doubled, random_faults(5, 0.2))
-    client = client_of(server, connection={"total": 1, "retries": 12})
+    client = client_of(server, connection={"total": 3, "retries": 12})
     found = client.ask(numbers(*range(60)))
     assert [a["twice"] for a in found] == [2 * n for n in range(60)]
     assert server.requests > 65
