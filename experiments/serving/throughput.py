@@ -126,10 +126,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = write_pool(folder, getattr(torch, arguments.dtype))
-        print(
-            f"{size:,} parameters in {arguments.dtype}, {ADAPTERS} adapters of rank {RANK}, "
-            f"{platform.machine()}"
-        )
+        print(f"{size:,} parameters in {arguments.dtype}, {platform.machine()}")
+        print(f"{ADAPTERS} adapters of rank {RANK}")
         pool = [str(folder / f"a{index}") for index in range(ADAPTERS)]
         for desks in (1, 2):
             command = ["serve", str(folder / "base"), *pool, "--port", "0", "--desks", str(desks)]
