@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import torch_dtype
 from evomerge.checkpoint.names import listed, quoted, shown
 from evomerge.errors import CheckpointError, UsageError
+from evomerge.merging import cuda
 from evomerge.merging.compatibility import RECOMPUTED, same_bytes
+from evomerge.merging.cuda import DeviceMerge, DeviceMerger
 from evomerge.merging.entries import Source, TensorMerge, mapped_runs
 from evomerge.merging.fused import Run, blend
 from evomerge.merging.merger import Merger
@@ -58,6 +61,7 @@ class LiveMerge:
         self._names = tuple(names[0] for names in stored)
         self._tied = tuple(names for names in stored if len(names) > 1)
         self._held: dict[str, tuple[Content, object]] = {}
+        self._devices: dict[torch.device, DeviceMerger] = {}
 
     def apply(self, plan: MergePlan) -> int:
         """Make the module the merge; returns how many tensors were computed.
@@ -88,13 +92,21 @@ class LiveMerge:
         for name in changed:
             self._held.pop(name, None)  # whatever happens below, it is no longer that
 
-        def begin(name: str) -> list[_Tile]:
+        def begin(name: str) -> list[_Tile] | _Launch:
             return _begin(tensors[name], _Source(self._merger, name, plan, wanted[name][0]))
 
-        tiles = [tile for found in self._merger.spread(begin, changed) for tile in found]
-        spread(_Tile.compute, tiles)
+        begun = self._merger.spread(begin, changed)
+        spread(_Tile.compute, [tile for work in begun if isinstance(work, list) for tile in work])
+        for work in begun:  # in this thread, whose stream the caller may have chosen
+            if isinstance(work, _Launch):
+                self._device(work.target.device).fill(*work)
         self._held |= {name: (wanted[name], _state(tensors[name])) for name in changed}
         return len(changed)
+
+    def _device(self, device: torch.device) -> DeviceMerger:
+        if device not in self._devices:
+            self._devices[device] = DeviceMerger(device)
+        return self._devices[device]
 
     def _content(self, name: str, plan: MergePlan) -> Content:
         word = self._merger.word(name, self._dtype)
@@ -127,6 +139,14 @@ class _Tile(NamedTuple):
         self.work(self.span)
 
 
+class _Launch(NamedTuple):
+    """A tensor that its device computes, and how to fill it otherwise."""
+
+    merge: DeviceMerge
+    target: Tensor
+    otherwise: Callable[[Tensor], None]
+
+
 @dataclass(frozen=True)
 class _Source:
     """A tensor of the output: name, plan (None for the base) and dtype word."""
@@ -138,12 +158,20 @@ class _Source:
 
     def tiles(self, target: Tensor) -> list[_Tile]:
         """What is to be done to fill ``(n,)`` of this dtype, on the CPU; nothing if it cannot."""
-        merge = None if self.plan is None else self.merger.merge(self.name, self.plan, self.word)
+        merge = self._merge()
         work = None if merge is None else _work(merge, Run(self.word, target.data_ptr()))
         if work is None:
             return []
         count = len(target)
         return [_Tile(work, (i, min(i + TILE, count))) for i in range(0, count, TILE)]
+
+    def on_device(self) -> DeviceMerge | None:
+        """How a CUDA device computes it; None if it cannot."""
+        merge = self._merge()
+        return None if merge is None else DeviceMerge.of(merge, self.word)
+
+    def _merge(self) -> TensorMerge | None:
+        return None if self.plan is None else self.merger.merge(self.name, self.plan, self.word)
 
     def fill(self, target: Tensor) -> None:
         """Write its entries to ``(n,)``, contiguous."""
@@ -163,12 +191,14 @@ def _work(merge: TensorMerge, out: Run) -> Callable[[tuple[int, int]], None] | N
     return partial(merge.products.add_all, out.address, runs[0].address)
 
 
-def _begin(target: Tensor, source: _Source) -> list[_Tile]:
+def _begin(target: Tensor, source: _Source) -> list[_Tile] | _Launch:
     """Fill a tensor of the module, whatever its device, dtype and strides, or say how."""
     plain = target.detach()
-    at_home = target.device.type == "cpu" and target.dtype == torch_dtype(source.word)
-    if at_home and plain.is_contiguous() and (tiles := source.tiles(plain.view(-1))):
-        return tiles
+    if target.dtype == torch_dtype(source.word) and plain.is_contiguous():
+        if target.device.type == "cpu" and (tiles := source.tiles(plain.view(-1))):
+            return tiles
+        if cuda.takes(target) and (merge := source.on_device()):
+            return _Launch(merge, plain.view(-1), source.fill)
     whole = plain if plain.is_contiguous() else plain.contiguous()
     source.fill(whole.view(-1))
     if whole is not plain:

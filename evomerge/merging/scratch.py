@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor, dtype, empty, inference_mode, uint8
+from torch import Tensor, device, dtype, empty, inference_mode, uint8
 
 
 class Scratch:
-    """Flat buffers for one thread. Each role's memory grows to the largest request and stays."""
+    """Flat buffers for one thread. Each role's memory grows to the largest request and stays.
 
-    def __init__(self) -> None:
+    Args:
+        where: the device they are on; None for the CPU.
+        pinned: whether devices can copy from them without the CPU's help.
+    """
+
+    def __init__(self, where: device | None = None, *, pinned: bool = False) -> None:
+        self._where, self._pinned = where, pinned
         self._memory: dict[str, Tensor] = {}
 
     def buffer(self, role: str, kind: dtype, count: int) -> Tensor:
@@ -17,5 +23,7 @@ class Scratch:
         memory = self._memory.get(role)
         if memory is None or len(memory) < size:
             with inference_mode(False):  # else it could not be written to outside that mode
-                memory = self._memory[role] = empty(size, dtype=uint8)
+                memory = self._memory[role] = empty(
+                    size, dtype=uint8, device=self._where, pin_memory=self._pinned
+                )
         return memory[:size].view(kind)
