@@ -85,20 +85,33 @@ def parse_values(words: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise UsageError("VALUES is no JSON object: {metric: scores} is wanted")
         return content
-    pairs = [_pair(word) for word in words]
+    return dict(parse_pairs(words))
+
+
+def parse_pairs(words: tuple[str, ...], *, name: str = "VALUES") -> dict[str, float]:
+    """Numbers by metric from ``metric=number`` words.
+
+    Args:
+        name: of the argument, for errors.
+
+    Raises:
+        UsageError: on anything else, or a metric that comes twice.
+    """
+    pairs = [_pair(word.strip(), name) for word in words]
     twice = [
         metric for metric, count in Counter(metric for metric, _ in pairs).items() if count > 1
     ]
     if twice:
-        raise UsageError(f"VALUES has {twice[0]!r} more than once")
+        raise UsageError(f"{name} has {twice[0]!r} more than once")
     return dict(pairs)
 
 
-def _pair(word: str) -> tuple[str, float]:
+def _pair(word: str, name: str) -> tuple[str, float]:
     metric, equals, text = word.partition("=")
     try:
         if equals:
             return metric, float(text)
     except ValueError:
         pass
-    raise UsageError(f"VALUES has {word!r}; `metric=number` or one JSON object is wanted")
+    wanted = "`metric=number`" + (" or one JSON object" if name == "VALUES" else "")
+    raise UsageError(f"{name} has {word!r}; {wanted} is wanted")

@@ -21,6 +21,12 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 @study_argument
 @click.argument("out", type=PATH)
 @click.option("--trial", type=click.IntRange(min=0), help="One trial instead of the Pareto set.")
+@click.option(
+    "--prefer",
+    "preferences",
+    metavar="METRIC=WEIGHT,...",
+    help="The merge that the surrogate finds best for these weights, measured first.",
+)
 @checkpoint_options
 @adapter_options
 def export(
@@ -28,6 +34,7 @@ def export(
     study: Path,
     out: Path,
     trial: int | None,
+    preferences: str | None,
     dtype: str | None,
     shard_size: str | None,
     lora: bool,
@@ -37,16 +44,27 @@ def export(
 
     OUT receives a folder for each trial, and front.json and front.csv with the set. What is
     there already, and whole, is not written again.
+
+    `--prefer math=2,code=1` searches no more: the surrogate of all trials proposes one merge for
+    these weights, which becomes a trial, is measured on all items and written. A weight is of a
+    goal's distance between the worst and the best of base and models. Later asks do not see it.
     """
     from evomerge.export.adapter import described
     from evomerge.export.front import export as written_by
     from evomerge.study.study import Study
 
     size = None if shard_size is None else parse_bytes(shard_size)
+    form = _form(lora, rank)
+    if preferences is not None:
+        if trial is not None:
+            raise UsageError("--prefer makes a trial of its own; it cannot go with --trial")
+        if out.exists() and not out.is_dir():
+            raise UsageError("this is a file; a folder is wanted", place=str(out))
+        from evomerge.cli.preferring import prefer
+
+        trial = prefer(study, preferences)
     with Study.read(study) as opened:
-        written = written_by(
-            opened, out, trial=trial, dtype=dtype, shard_size=size, adapter=_form(lora, rank)
-        )
+        written = written_by(opened, out, trial=trial, dtype=dtype, shard_size=size, adapter=form)
     for folder in written:
         say(f"wrote {described(folder)}")
 

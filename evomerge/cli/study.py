@@ -37,18 +37,27 @@ def status(*, study: Path, as_json: bool) -> None:
 @click.command()
 @study_argument
 @click.option("--all", "all_splits", is_flag=True, help="Also what chose the set.")
+@click.option("--predicted", is_flag=True, help="Also what the surrogate says of the set.")
 @json_option
-def front(*, study: Path, all_splits: bool, as_json: bool) -> None:
+def front(*, study: Path, all_splits: bool, predicted: bool, as_json: bool) -> None:
     """Show the Pareto set, with standard errors and held-out values.
 
     The search items chose among all trials and the selection items among those; the test items
     chose nothing, so their values are the ones to quote, and the table's once they are measured.
+    `--predicted` fits the surrogate to all trials, the set's among them; it shows mean ± std.
     """
     from evomerge.report.summary import front_rows
     from evomerge.study.study import Study
 
     with Study.read(study) as opened:
         rows = front_rows(opened)
+        if predicted and rows:
+            from evomerge.study.foresight import foresee, with_predictions
+
+            foresight = foresee(opened)
+            rows = with_predictions(foresight, rows)
+            for metric, share in foresight.explained.items():
+                say(f"{metric}: the surrogate explains {share:.0%} on trials left out")
         nothing_meets_the_limits = bool(rows) and not any(row["feasible"] for row in rows)
     emit(rows if as_json else flat(rows, all_splits=all_splits), as_json=as_json)
     if not rows:
@@ -74,9 +83,19 @@ def flat(rows: Sequence[dict[str, Any]], *, all_splits: bool = False) -> list[di
                 for metric, by_split in row["values"].items()
                 for split in shown
             },
+            **{
+                f"{metric} (predicted)": _forecast(row["predicted"], metric)
+                for metric in (row["values"] if "predicted" in row else ())
+            },
         }
         for row in rows
     ]
+
+
+def _forecast(predicted: dict[str, dict[str, float]] | None, metric: str) -> str | None:
+    if predicted is None:
+        return None
+    return f"{predicted[metric]['mean']:.4g} ± {predicted[metric]['std']:.2g}"
 
 
 def interval(value: dict[str, Any]) -> str:

@@ -2,12 +2,12 @@
 
 The ask numbered n in the loop sees exactly the ends of the trials numbered up to
 n - 1 - lookahead, so neither the number of workers nor their timing can change a proposal. An ask
-by hand sees everything told.
+by hand sees everything told. Asides are counted nowhere here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from evomerge.errors import StudyError
 from evomerge.interfaces import Asked, Proposal, Sampler
 from evomerge.space import Array
 from evomerge.study import journal
+from evomerge.study.asides import load_asides, number_at, place_of
 from evomerge.study.charter import Charter
 from evomerge.study.database import Database
 from evomerge.study.log import StudyLog, load_log, observation
@@ -85,7 +86,8 @@ class Asking:
         """Whether nothing more is to be asked."""
         if self.asked < self.charter.references:
             return limit is not None and self.asked >= limit
-        spent = limit is not None and self.asked - self.charter.carried >= limit
+        place = place_of(self.asked, load_asides(self.database))
+        spent = limit is not None and place - self.charter.carried >= limit
         return spent or len(self.source.recipe.space) == 0
 
     def _waiting(self) -> Candidate | None:
@@ -101,8 +103,10 @@ class Asking:
 
     def _cutoff(self) -> int:
         """The last trial whose end the next ask sees; references see nothing, nor wait."""
-        asked = self.asked
-        return -1 if asked < self.charter.references else asked - 1 - self.charter.lookahead
+        asked, asides = self.asked, load_asides(self.database)
+        if asked < self.charter.references:
+            return -1
+        return number_at(place_of(asked, asides) - 1 - self.charter.lookahead, asides)
 
     def _may_ask(self) -> bool:
         row = self.database.row(
@@ -113,18 +117,40 @@ class Asking:
     def _ask(self, count: int, *, cutoff: int) -> list[Candidate]:
         try:
             first = self.asked
+            asides = load_asides(self.database)
             fresh = self._newly_visible(cutoff)
             log = self._read_log()
-            for trial in fresh:
-                observed = observation(self.database, self.charter.goals, trial)
-                if observed is not None:
-                    log.append(observed)
-            steps = [self._step(first + i, log) for i in range(count)]
+            self._show(fresh, log, asides)
+            steps = [self._step(first + i, log, asides) for i in range(count)]
             self._store(first, fresh, steps)
         except BaseException:
             self.forget()
             raise
         return [step.candidate for step in steps]
+
+    def told(self) -> StudyLog:
+        """A log of its own with everything told, as an ask by hand would see it."""
+        with self.database.snapshot():
+            log = load_log(self.database, self.charter.goals)
+            self._show(self._newly_visible(self.asked), log, load_asides(self.database))
+        return log
+
+    def add_aside(self, origin: str, method: str, parameters: Mapping[str, float]) -> Candidate:
+        """A pending trial beside the search; see `evomerge.study.asides`."""
+        if self.asked < self.charter.references:
+            raise StudyError("the base and the models come first; the study has not begun")
+        candidate = Candidate(self.asked, origin, method, dict(parameters), None)
+        with self.database.transaction("aside"):
+            store_candidate(self.database, candidate, own=False, note={})
+            journal.write(self.database, "asked", trial=candidate.number, saw=0)
+        return candidate
+
+    def _show(self, trials: list[Trial], log: StudyLog, asides: Sequence[int]) -> None:
+        for trial in trials:
+            place = place_of(trial.number, asides)
+            observed = observation(self.database, self.charter.goals, trial, place=place)
+            if observed is not None:
+                log.append(observed)
 
     def _newly_visible(self, cutoff: int) -> list[Trial]:
         rows = self.database.rows(
@@ -134,22 +160,23 @@ class Asking:
         )
         return [trial for row in rows for trial in load_trials(self.database, "number = ?", row)]
 
-    def _step(self, number: int, log: StudyLog) -> _Step:
+    def _step(self, number: int, log: StudyLog, asides: Sequence[int]) -> _Step:
+        place = place_of(number, asides)
         if number < self.charter.references:
             recipe = self.source.recipe
             origin, method, parameters = recipe.references()[number]
             point = recipe.point_of(parameters, method=method)
             step = _Step(Candidate(number, origin, method, dict(parameters), point), False, {})
         else:
-            step = self._propose(number, log)
+            step = self._propose(number, log, place)
         if step.candidate.point is not None:
-            log.append(Asked(number, step.candidate.point, step.own, step.note))
+            log.append(Asked(place, step.candidate.point, step.own, step.note))
         return step
 
-    def _propose(self, number: int, log: StudyLog) -> _Step:
+    def _propose(self, number: int, log: StudyLog, place: int) -> _Step:
         if self._sampler is None:
             self._sampler = self.source.sampler()
-        proposal = self._sampler.ask(log, number)
+        proposal = self._sampler.ask(log, place)
         point = self._checked(proposal)
         recipe = self.source.recipe
         candidate = Candidate(

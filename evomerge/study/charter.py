@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.goals import Goal, reference_point
+from evomerge.goals import Goal, loss_limits, reference_point
+from evomerge.interfaces import SearchProblem
 from evomerge.recipe.specs import ItemSplits
-from evomerge.space import Array
+from evomerge.space import Array, Space
 from evomerge.study.items import partition
 from evomerge.trial import SPLITS, InvalidScoresError, Scores, Split
 
@@ -81,6 +82,16 @@ class Charter:
     def metrics(self) -> tuple[str, ...]:
         """The goals' metrics, in their order."""
         return tuple(goal.metric for goal in self.goals)
+
+    def problem(self, space: Space) -> SearchProblem:
+        """What a sampler is made for."""
+        return SearchProblem(
+            space=space,
+            goals=len(self.goals),
+            trials=None if self.trials is None else self.trials + self.carried,
+            seed=self.seed,
+            limits=loss_limits(self.goals),
+        )
 
     def given_reference(self) -> Array | None:
         """The reference point, where the goals give all of it; nothing needs to be measured."""

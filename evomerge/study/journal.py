@@ -88,13 +88,17 @@ def shortened(reason: str | None) -> str | None:
     return f"{reason[:LONGEST_REASON]}... ({len(reason)} characters)"
 
 
-def total(database: Database, *, carried: int) -> Spend:
-    """All that was spent, over all sessions; trials that a fork carried over are not counted."""
+def total(database: Database, *, beside: int) -> Spend:
+    """All that was spent, over all sessions.
+
+    Args:
+        beside: how many trials are not the budget's: carried over by a fork, or asides.
+    """
     row = database.row("SELECT (SELECT count(*) FROM candidates), (SELECT count(*) FROM attempts)")
     trials, attempts = row if row else (0, 0)
     cost = sum(load_costs(database).values(), Charge())
     return Spend(
-        trials=trials - carried,
+        trials=trials - beside,
         attempts=attempts,
         seconds=spent(database, "seconds"),
         wall_seconds=spent(database, "wall_seconds"),

@@ -1,7 +1,8 @@
 """The sampler's log: the history of asks and ends, in the order in which asks saw them.
 
 It is derived from the database alone: before the ask numbered n come the trials whose
-``visible_from`` is n, by number. References outside the space are in no log.
+``visible_from`` is n, by number. References outside the space are in no log, nor are asides, and
+numbers are counted without these.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from evomerge.goals import Goal, item_losses, losses, violation
 from evomerge.interfaces import Asked, ItemLosses, Observation
+from evomerge.study.asides import load_asides, place_of
 from evomerge.study.database import Database
 from evomerge.study.rows import load_scores, load_trials
 from evomerge.trial import Trial
@@ -43,9 +45,10 @@ def load_log(database: Database, goals: Sequence[Goal]) -> StudyLog:
     with database.snapshot():
         trials = load_trials(database)
         rows = database.rows("SELECT number, own, note FROM candidates ORDER BY number")
+        asides = load_asides(database)
     seen: Mapping[int, list[Observation]] = defaultdict(list)
     for trial in trials:
-        observed = observation(database, goals, trial)
+        observed = observation(database, goals, trial, place=place_of(trial.number, asides))
         if trial.visible_from is not None and observed is not None:
             seen[trial.visible_from].append(observed)
     log = StudyLog()
@@ -53,21 +56,25 @@ def load_log(database: Database, goals: Sequence[Goal]) -> StudyLog:
         for observed in seen.get(number, ()):
             log.append(observed)
         if trial.candidate.point is not None:
-            log.append(Asked(number, trial.candidate.point, bool(own), json.loads(note)))
+            place = place_of(number, asides)
+            log.append(Asked(place, trial.candidate.point, bool(own), json.loads(note)))
     return log
 
 
-def observation(database: Database, goals: Sequence[Goal], trial: Trial) -> Observation | None:
+def observation(
+    database: Database, goals: Sequence[Goal], trial: Trial, *, place: int
+) -> Observation | None:
     """An ended trial as a sampler sees it; None if it lies outside the space.
 
     Args:
         database: where `Observation.read_items` looks.
+        place: the trial's number among those of the search.
     """
     point, measured = trial.candidate.point, trial.results.get("search")
     if point is None:
         return None
     if not measured:
-        return Observation(trial.number, point, None, None)
+        return Observation(place, point, None, None)
     values = {metric: result.mean for metric, result in measured.items()}
     errors = [measured[goal.metric].standard_error for goal in goals]
 
@@ -75,7 +82,7 @@ def observation(database: Database, goals: Sequence[Goal], trial: Trial) -> Obse
         return item_losses(goals, load_scores(database, trial.number, "search"))
 
     return Observation(
-        number=trial.number,
+        number=place,
         point=point,
         losses=losses(goals, [values])[0],
         violation=violation(goals, values),

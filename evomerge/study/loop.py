@@ -81,6 +81,7 @@ def run(
     *,
     workers: int | None = None,
     trials: int | None = None,
+    only: int | None = None,
     on_event: OnEvent = lambda event: None,
     grace: float = GRACE,
 ) -> RunResult:
@@ -94,6 +95,8 @@ def run(
         workers: how many attempts run at once; None for the campaign's number, else one per GPU,
             else one. More than the campaign's lookahead + 1 cannot be kept busy.
         trials: a budget in place of the campaign's.
+        only: a trial to measure and confirm, whatever the budgets of trials and hours say; nothing
+            is asked, and no other trial is touched.
         on_event: told of every step; what it raises ends the run.
         grace: seconds that attempts have to finish after the first Ctrl-C.
 
@@ -109,7 +112,9 @@ def run(
     count = workers or study.campaign.workers or max(1, len(devices))
     engine = LocalEngine(_terms(study), workers=count, devices=devices)
     with Interrupts() as interrupts:
-        session = _Session(study, engine, interrupts, on_event, workers=count, grace=grace)
+        session = _Session(
+            study, engine, interrupts, on_event, workers=count, grace=grace, only=only
+        )
         try:
             ending = session.search()
             if ending in (Ending.FINISHED, Ending.OUT_OF_TIME):
@@ -175,6 +180,7 @@ class _Session:
         *,
         workers: int,
         grace: float,
+        only: int | None,
     ) -> None:
         self.unconfirmed: dict[int, str] = {}
         self.spent: str | None = None  # the budget that is used up
@@ -187,6 +193,7 @@ class _Session:
         self._emit = on_event
         self._workers = workers
         self._grace = grace
+        self._only = only
         self._failures = FailureBudget()
         self._running: dict[int, _Running] = {}
         self._to_confirm: deque[_Task] = deque()
@@ -201,7 +208,7 @@ class _Session:
             return Ending.STOPPED
         if self.spent:
             return Ending.OUT_OF_SPEND
-        finished = self._study.exhausted and not self._out_of_time()
+        finished = self._only is not None or (self._study.exhausted and not self._out_of_time())
         return Ending.FINISHED if finished else Ending.OUT_OF_TIME
 
     def confirm(self) -> Ending | None:
@@ -257,6 +264,10 @@ class _Session:
                     self._begin(phase, task)
 
     def _next_of_search(self) -> _Task | None:
+        if self._only is not None:
+            trial = self._study.trial(self._only)
+            waits = trial.state is TrialState.PENDING
+            return _Task(trial.candidate, ("search",)) if waits else None
         if self._out_of_time():
             return None
         with self._interrupts.breakable():
@@ -308,7 +319,7 @@ class _Session:
                 self._folder / SCRATCH,
                 candidate.method,
                 candidate.parameters,
-                {split: self._items(split) for split in task.splits},
+                {split: confirmation.items_of(self._study, split) for split in task.splits},
             )
         )
         self._emit(AttemptBegan(phase, attempt.id, worker, candidate, task.splits))
@@ -365,24 +376,8 @@ class _Session:
         )
 
     def _unmeasured(self) -> list[_Task]:
-        study = self._study
-        held_out = [split for split in confirmation.SPLITS if self._is_measurable(split)]
-        chosen = confirmation.nominees(
-            study.goals, study.trials(), study.front(), study.reference_point
-        )
-        tasks = [
-            _Task(trial.candidate, tuple(s for s in held_out if s not in trial.results))
-            for trial in chosen
-        ]
-        return [task for task in tasks if task.splits]
-
-    def _is_measurable(self, split: Split) -> bool:
-        """Whether the split has items of its own, and no goal is without."""
-        items = self._items(split).values()
-        return any(items) and all(part is None or part for part in items)
-
-    def _items(self, split: Split) -> dict[str, tuple[int, ...] | None]:
-        return {goal.metric: self._study.items(goal.metric, split) for goal in self._study.goals}
+        found = confirmation.unmeasured(self._study, self._only)
+        return [_Task(trial.candidate, splits) for trial, splits in found]
 
     def _out_of_time(self) -> bool:
         hours = self._study.campaign.budget.hours

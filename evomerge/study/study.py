@@ -19,14 +19,15 @@ from types import TracebackType
 from typing import Any
 
 from evomerge.errors import UsageError
-from evomerge.goals import Goal, loss_limits
-from evomerge.interfaces import Sampler, SearchProblem
+from evomerge.goals import Goal
+from evomerge.interfaces import Log, Sampler
 from evomerge.objectives.endpoint.store import Charge
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.recipe import BoundRecipe
 from evomerge.space import Array
 from evomerge.study import folder as places
 from evomerge.study import forking, fronts, journal, opening, recovery
+from evomerge.study.asides import load_asides
 from evomerge.study.asking import Asking, Source
 from evomerge.study.backups import BackupClock
 from evomerge.study.charter import Charter
@@ -180,15 +181,8 @@ class Study:
     def _make_sampler(self) -> Sampler:
         from evomerge.search.registry import make_sampler
 
-        trials = self.charter.trials
-        problem = SearchProblem(
-            space=self.recipe.space,
-            goals=len(self.goals),
-            trials=None if trials is None else trials + self.charter.carried,
-            seed=self.seed,
-            limits=loss_limits(self.goals),
-        )
-        return make_sampler(self.campaign.sampler.name, problem, self.campaign.sampler.options)
+        spec, problem = self.campaign.sampler, self.charter.problem(self.recipe.space)
+        return make_sampler(spec.name, problem, spec.options)
 
     @cached_property
     def _asking(self) -> Asking:
@@ -221,6 +215,14 @@ class Study:
             if self.trial(candidate.number).state is TrialState.PENDING:
                 return candidate
             self._asking.handed.discard(candidate.number)
+
+    def told(self) -> Log:
+        """Everything told, as a sampler would see it now."""
+        return self._asking.told()
+
+    def add_aside(self, origin: str, parameters: Mapping[str, float]) -> Candidate:
+        """A pending trial of the recipe's method that no sampler sees; `loop.measure` follows."""
+        return self._asking.add_aside(origin, self.recipe.recipe.method, parameters)
 
     @property
     def exhausted(self) -> bool:
@@ -349,21 +351,18 @@ class Study:
 
     def hypervolume(self, split: Split = "search") -> float | None:
         """What the feasible trials dominate; None until the reference point is fixed."""
-        reference = self.reference_point
-        if reference is None:
-            return None
-        return fronts.hypervolume_of(self.goals, load_values(self._database, split), reference)
+        reference, values = self.reference_point, load_values(self._database, split)
+        return None if reference is None else fronts.hypervolume_of(self.goals, values, reference)
 
     def history(self) -> list[HistoryPoint]:
         """The hypervolume after each measured trial; empty until the reference point is fixed."""
-        reference = self.reference_point
-        if reference is None:
-            return []
-        return fronts.history_of(self.goals, load_values(self._database, "search"), reference)
+        reference, values = self.reference_point, load_values(self._database, "search")
+        return [] if reference is None else fronts.history_of(self.goals, values, reference)
 
     def spend(self) -> Spend:
         """What the study has cost so far, over all its sessions."""
-        return journal.total(self._database, carried=self.charter.carried)
+        beside = len(load_asides(self._database))
+        return journal.total(self._database, beside=self.charter.carried + beside)
 
     def costs(self) -> dict[int, Charge]:
         """What each attempt has cost at endpoints; 0 is the self-tests."""
