@@ -170,7 +170,10 @@ BAD_OPTIONS: dict[str, tuple[Mapping[str, Any], str]] = {
     "no file": ({"function": "other.py:score"}, r"other\.py: .*cannot be read"),
     "misspelt": ({"function": "mine.py:scor"}, "did you mean 'score'"),
     "unknown option": ({"function": "mine.py:score", "item": 3}, "did you mean 'items'"),
-    "bad need": ({"function": "mine.py:score", "needs": "gpu"}, "model, folder, coefficients"),
+    "bad need": (
+        {"function": "mine.py:score", "needs": "gpu"},
+        "model, folder, adapter, coefficients",
+    ),
     "bad kwargs": ({"function": "mine.py:score", "kwargs": [1]}, "named arguments"),
     "no items": ({"function": "mine.py:score", "items": 0}, "positive count"),
     "true items": ({"function": "mine.py:score", "items": True}, "positive count"),
