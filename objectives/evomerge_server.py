@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from evomerge.coefficients import Coefficients, Mixing
 from evomerge.interfaces import Need
@@ -22,39 +22,11 @@ from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query
-from evomerge.objectives.items import read_items
-from evomerge.objectives.jsonl_items import (
-    KINDS,
-    ExactMatch,
-    Item,
-    Kind,
-    MultipleChoice,
-    Passage,
-    common_kind,
-    parse,
-    stop_texts,
-)
-from evomerge.objectives.matching import Matcher
-from evomerge.objectives.metrics import Metrics
-from evomerge.objectives.prompts import Shots, Wording, plain_prompt
-from evomerge.objectives.verdicts import (
-    METRICS,
-    NORMALIZATIONS,
-    WRITTEN,
-    Likelihood,
-    Metric,
-    Normalization,
-    Verdict,
-    judge_answer,
-    judge_choice,
-    judge_text,
-)
+from evomerge.objectives.endpoint.questions import OPTIONS as ITEM_OPTIONS
+from evomerge.objectives.endpoint.questions import Questions, Seen
+from evomerge.objectives.jsonl_items import Item
 from evomerge.trial import Scores
 
-OWN = (
-    "items", "kind", "metrics", "normalize", "stop", "max_new_tokens", "delimiter", "separator",
-    "system", "shots", "shots_from", "shots_seed",
-)  # fmt: skip
 LIMIT = 64
 """Tokens of an answer unless the campaign says otherwise."""
 
@@ -63,9 +35,7 @@ class EvomergeServerObjective:
     """Items asked of ``evomerge serve``, as an `evomerge.interfaces.Objective`.
 
     Args:
-        options: those of `EndpointOptions`, and of `evomerge.objectives.jsonl`: ``items``,
-            ``kind``, ``metrics``, ``normalize``, ``stop``, ``max_new_tokens``, ``delimiter``,
-            ``separator``, ``system``, ``shots``, ``shots_from``, ``shots_seed``.
+        options: those of `EndpointOptions` and of `Questions`.
         folder: what relative paths start from.
 
     Raises:
@@ -75,23 +45,9 @@ class EvomergeServerObjective:
     mixing: Mixing | None = None  # it mixes whatever a recipe can say
 
     def __init__(self, options: Mapping[str, Any], *, folder: Path) -> None:
-        read.check_names(options, (*OPTIONS, *OWN))
+        read.check_names(options, (*OPTIONS, *ITEM_OPTIONS))
         self.client = Client(EndpointOptions.read(options))
-        path = folder / Path(read.required_text(options, "items", "items.jsonl")).expanduser()
-        lines = read_items(path)
-        kind = read.choice(options, "kind", ("auto", *KINDS))
-        self._kind: Kind = common_kind(lines) if kind == "auto" else cast(Kind, kind)
-        self._items = tuple(parse(line, self._kind) for line in lines)
-        self._metrics = Metrics.read(options.get("metrics"), METRICS[self._kind])
-        self._normalize = cast(Normalization, read.choice(options, "normalize", NORMALIZATIONS))
-        self._stop = stop_texts(options.get("stop", "\n"))
-        self._limit = read.count(options, "max_new_tokens") or LIMIT
-        self._wording = Wording(
-            read.text(options, "delimiter"),
-            read.text(options, "separator") or Wording.separator,
-            read.text(options, "system"),
-        )
-        self._shots = self._worked_examples(options, folder)
+        self._questions = Questions(options, folder)
 
     @property
     def needs(self) -> Need:
@@ -101,27 +57,11 @@ class EvomergeServerObjective:
     @property
     def count(self) -> int:
         """How many items there are."""
-        return len(self._items)
+        return len(self._questions)
 
     def observe(self, subject: Coefficients, items: Sequence[int] | None) -> list[Any]:
-        """``{"nats": [[nats, tokens], ...], "text": ...}`` for each item; no text is None.
-
-        Raises:
-            EndpointError: if the server fails, or refuses the candidate or an item.
-            EndpointDownError: if another server or pool answers than at first.
-        """
-        self._learn_build()
-        mix = {"models": list(subject.models), "merge": subject.merge}
-        wanted = [self._items[i] for i in (range(self.count) if items is None else items)]
-        scores = [
-            Query({**mix, **_scored(*self._asked(item))}, path="/v1/score") for item in wanted
-        ]
-        answers = self._answers(scores)
-        found: list[Any] = [{"nats": _likelihoods(answer), "text": None} for answer in answers]
-        if self._kind == "exact_match" and WRITTEN & set(self._metrics.wanted):
-            for seen, text in zip(found, self._texts(wanted, mix), strict=True):
-                seen["text"] = text
-        return found
+        """Log-probabilities, tokens and text of each item; see `Seen.to_json`."""
+        return [seen.to_json() for seen in self._seen(subject, self._questions.chosen(items))]
 
     def evaluate(
         self, subject: Coefficients, items: Sequence[int] | None
@@ -130,54 +70,37 @@ class EvomergeServerObjective:
 
         Raises:
             EndpointError: if the server fails, or refuses the candidate or an item.
+            EndpointDownError: if another server or pool answers than at first.
         """
-        seen = self.observe(subject, items)
-        wanted = [self._items[i] for i in (range(self.count) if items is None else items)]
-        found: dict[str, Scores] = {}
-        for metric in self._metrics.wanted:
-            verdicts = [
-                self._verdict(cast(Metric, metric), item, said)
-                for item, said in zip(wanted, seen, strict=True)
-            ]
-            margins = [verdict.margin for verdict in verdicts if verdict.margin is not None]
-            whole = len(margins) == len(verdicts)
-            found[metric] = Scores([v.score for v in verdicts], margins if whole else None)
-        return self._metrics.answer(found)
+        chosen = self._questions.chosen(items)
+        return self._questions.scores(chosen, self._seen(subject, chosen))
 
-    def _verdict(self, metric: Metric, item: Item, said: Mapping[str, Any]) -> Verdict:
-        found = [
-            Likelihood(nats, tokens, len(text.encode()), len(text))
-            for text, (nats, tokens) in zip(_continuations(item), said["nats"], strict=True)
+    def _seen(self, subject: Coefficients, items: Sequence[Item]) -> list[Seen]:
+        self._learn_build()
+        mix = {"models": list(subject.models), "merge": subject.merge}
+        scored = self._answers([self._score(item, mix) for item in items])
+        if not self._questions.writes:
+            return [Seen(*_likelihoods(answer)) for answer in scored]
+        written = self._answers([self._completion(item, mix) for item in items])
+        return [
+            Seen(*_likelihoods(likelihoods), *_written(text))
+            for likelihoods, text in zip(scored, written, strict=True)
         ]
-        if isinstance(item, MultipleChoice):
-            return judge_choice(metric, found, item.right, self._normalize)
-        if isinstance(item, Passage):
-            return judge_text(metric, found[0])
-        matcher = Matcher(item.answers, self._stop)
-        return judge_answer(metric, matcher, said["text"] or "", found)
 
-    def _asked(self, item: Item) -> tuple[str, tuple[str, ...], str | None]:
-        """Prompt, continuations, and what stands between them."""
-        if isinstance(item, Passage):
-            return item.prompt, (item.text,), ""
-        prompt = plain_prompt(item, self._shots.of(item), self._wording)
-        return prompt, _continuations(item), self._wording.delimiter
+    def _score(self, item: Item, mix: Mapping[str, Any]) -> Query:
+        """The continuations bring along what stands between them and the prompt."""
+        asked = {
+            "prompt": self._questions.prompt(item),
+            "continuations": self._questions.continuations(item),
+            "delimiter": "",
+        }
+        return Query({**mix, "items": [asked]}, path="/v1/score")
 
-    def _texts(self, items: Sequence[Item], mix: Mapping[str, Any]) -> list[str]:
-        """What the mix writes behind each prompt."""
-        fields = {"max_tokens": self._limit, "stop": list(self._stop), "temperature": 0}
-        queries = [
-            Query(
-                {**mix, **fields, "prompt": self._asked(item)[0]},
-                path="/v1/completions",
-                tokens=self._limit,
-            )
-            for item in items
-        ]
-        try:
-            return [str(answer["choices"][0]["text"]) for answer in self._answers(queries)]
-        except (KeyError, IndexError, TypeError):
-            raise EndpointError("the server's completion has no text") from None
+    def _completion(self, item: Item, mix: Mapping[str, Any]) -> Query:
+        limit = self._questions.limit or LIMIT
+        fields = {"max_tokens": limit, "stop": list(self._questions.stop), "temperature": 0}
+        body = {**mix, **fields, "prompt": self._questions.prompt(item)}
+        return Query(body, path="/v1/completions", tokens=limit)
 
     def _answers(self, queries: Sequence[Query]) -> list[Any]:
         """Answers of one and the same mix and build."""
@@ -199,31 +122,21 @@ class EvomergeServerObjective:
                 raise EndpointDownError("this is no `evomerge serve`: it does not say its build")
             self.client.build = answer["build"]
 
-    def _worked_examples(self, options: Mapping[str, Any], folder: Path) -> Shots:
-        count, source = read.count(options, "shots") or 0, read.text(options, "shots_from")
-        pool: Sequence[Item] = self._items
-        if source is not None:
-            lines = read_items(folder / Path(source).expanduser())
-            pool = [parse(line, self._kind) for line in lines]
-        shots = Shots(pool, count, seed=read.whole(options, "shots_seed"))
-        for item in self._items:
-            shots.of(item)
-        return shots
 
-
-def _continuations(item: Item) -> tuple[str, ...]:
-    if isinstance(item, MultipleChoice):
-        return item.choices
-    return item.answers if isinstance(item, ExactMatch) else (item.text,)
-
-
-def _scored(prompt: str, continuations: Sequence[str], delimiter: str | None) -> dict[str, Any]:
-    item = {"prompt": prompt, "continuations": list(continuations)}
-    return {"items": [item if delimiter is None else {**item, "delimiter": delimiter}]}
-
-
-def _likelihoods(answer: Any) -> list[list[float]]:
+def _likelihoods(answer: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Nats and tokens of an item's continuations."""
     try:
-        return [[float(one["log_likelihood"]), int(one["tokens"])] for one in answer["items"][0]]
+        parts = answer["items"][0]
+        nats = tuple(float(part["log_likelihood"]) for part in parts)
+        return nats, tuple(int(part["tokens"]) for part in parts)
     except (KeyError, IndexError, TypeError, ValueError):
         raise EndpointError(f"the answer has no likelihoods: {answer!r:.120}") from None
+
+
+def _written(answer: Any) -> tuple[str, bool]:
+    """What was written, and whether it came to its end."""
+    try:
+        choice = answer["choices"][0]
+        return str(choice["text"]), choice["finish_reason"] == "stop"
+    except (KeyError, IndexError, TypeError):
+        raise EndpointError(f"the answer has no text: {answer!r:.120}") from None

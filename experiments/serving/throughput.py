@@ -89,14 +89,14 @@ def body(method: str, number: int) -> bytes:
 
 def measure(port: int, bodies: list[bytes], clients: int) -> float:
     """Answers per second."""
-    todo = iter(bodies)
+    waiting = iter(bodies)
     lock, failures = threading.Lock(), []
 
     def client() -> None:
         connection = HTTPConnection("127.0.0.1", port)
         while True:
             with lock:
-                request = next(todo, None)
+                request = next(waiting, None)
             if request is None:
                 return
             connection.request("POST", "/v1/score", request)
