@@ -22,16 +22,16 @@ from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query
+from evomerge.objectives.endpoint.questioning import Questioning
 from evomerge.objectives.endpoint.questions import OPTIONS as ITEM_OPTIONS
 from evomerge.objectives.endpoint.questions import Questions, Seen
 from evomerge.objectives.jsonl_items import Item
-from evomerge.trial import Scores
 
 LIMIT = 64
 """Tokens of an answer unless the campaign says otherwise."""
 
 
-class EvomergeServerObjective:
+class EvomergeServerObjective(Questioning[Coefficients]):
     """Items asked of ``evomerge serve``, as an `evomerge.interfaces.Objective`.
 
     Args:
@@ -47,41 +47,21 @@ class EvomergeServerObjective:
     def __init__(self, options: Mapping[str, Any], *, folder: Path) -> None:
         read.check_names(options, (*OPTIONS, *ITEM_OPTIONS))
         self.client = Client(EndpointOptions.read(options))
-        self._questions = Questions(options, folder)
+        super().__init__(Questions(options, folder))
 
     @property
     def needs(self) -> Need:
         """The numbers alone."""
         return "coefficients"
 
-    @property
-    def count(self) -> int:
-        """How many items there are."""
-        return len(self._questions)
-
-    def observe(self, subject: Coefficients, items: Sequence[int] | None) -> list[Any]:
-        """Log-probabilities, tokens and text of each item; see `Seen.to_json`."""
-        return [seen.to_json() for seen in self._seen(subject, self._questions.chosen(items))]
-
-    def evaluate(
-        self, subject: Coefficients, items: Sequence[int] | None
-    ) -> Scores | Mapping[str, Scores]:
-        """Scores and margins in the order of the items.
-
-        Raises:
-            EndpointError: if the server fails, or refuses the candidate or an item.
-            EndpointDownError: if another server or pool answers than at first.
-        """
-        chosen = self._questions.chosen(items)
-        return self._questions.scores(chosen, self._seen(subject, chosen))
-
-    def _seen(self, subject: Coefficients, items: Sequence[Item]) -> list[Seen]:
+    def _seen(self, subject: Coefficients, items: Sequence[int] | None) -> list[Seen]:
         self._learn_build()
+        chosen = self._questions.chosen(items)
         mix = {"models": list(subject.models), "merge": subject.merge}
-        scored = self._answers([self._score(item, mix) for item in items])
+        scored = self._answers([self._score(item, mix) for item in chosen])
         if not self._questions.writes:
             return [Seen(*_likelihoods(answer)) for answer in scored]
-        written = self._answers([self._completion(item, mix) for item in items])
+        written = self._answers([self._completion(item, mix) for item in chosen])
         return [
             Seen(*_likelihoods(likelihoods), *_written(text))
             for likelihoods, text in zip(scored, written, strict=True)

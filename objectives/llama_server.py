@@ -33,15 +33,15 @@ from evomerge.objectives.endpoint.forcing import forced
 from evomerge.objectives.endpoint.numbers import numbers
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query, Usage
+from evomerge.objectives.endpoint.questioning import Questioning
 from evomerge.objectives.endpoint.questions import Questions, Seen
 from evomerge.objectives.jsonl_items import Item
-from evomerge.trial import Scores
 
 OWN = ("adapters", *questions.OPTIONS)
 _FLOAT32 = 1e-6
 
 
-class LlamaServerObjective:
+class LlamaServerObjective(Questioning[Coefficients]):
     """``llama-server`` as an `evomerge.interfaces.Objective`.
 
     Args:
@@ -58,33 +58,13 @@ class LlamaServerObjective:
         self.client = Client(EndpointOptions.read(options), usage=_usage)
         self._rule = NamingRule.parse(read.text(options, "adapters") or "{model}.gguf")
         self.mixing = Mixing("layer" if self._rule.by_layer else "model", signed=True)
-        self._questions = Questions(options, folder)
+        super().__init__(Questions(options, folder))
         self._tokens: dict[str, tuple[int, ...]] = {}
 
     @property
     def needs(self) -> Need:
         """The numbers alone."""
         return "coefficients"
-
-    @property
-    def count(self) -> int:
-        """How many items there are."""
-        return len(self._questions)
-
-    def observe(self, subject: Coefficients, items: Sequence[int] | None) -> list[Any]:
-        """Log-probabilities and token counts of continuations, and what was written, by item."""
-        return [said.to_json() for said in self._seen(subject, items)]
-
-    def evaluate(
-        self, subject: Coefficients, items: Sequence[int] | None
-    ) -> Scores | Mapping[str, Scores]:
-        """Scores and margins in the order of the items.
-
-        Raises:
-            EndpointError: if the server fails, or does not apply the scales that it was sent.
-            EndpointDownError: if an adapter is missing, or the server is another than at first.
-        """
-        return self._questions.scores(self._questions.chosen(items), self._seen(subject, items))
 
     def _seen(self, subject: Coefficients, items: Sequence[int] | None) -> list[Seen]:
         mix = {

@@ -27,9 +27,9 @@ from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointErr
 from evomerge.objectives.endpoint.numbers import numbers
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query, Usage
+from evomerge.objectives.endpoint.questioning import Questioning
 from evomerge.objectives.endpoint.questions import Questions, Seen
 from evomerge.objectives.endpoint.requests import filled, places
-from evomerge.trial import Scores
 
 OWN = ("adapters", "source", "strategy", *questions.OPTIONS)
 STRATEGIES = ("linear", "ties")
@@ -37,7 +37,7 @@ STRATEGIES = ("linear", "ties")
 SOURCES = ("local", "hub", "s3", "pbase")
 
 
-class LoraxObjective:
+class LoraxObjective(Questioning[Coefficients]):
     """LoRAX as an `evomerge.interfaces.Objective`.
 
     Args:
@@ -65,32 +65,12 @@ class LoraxObjective:
             methods=Mixing.methods | ({"ties"} if ties else frozenset()),
             semantics="factor",
         )
-        self._questions = Questions(options, folder)
+        super().__init__(Questions(options, folder))
 
     @property
     def needs(self) -> Need:
         """The numbers alone."""
         return "coefficients"
-
-    @property
-    def count(self) -> int:
-        """How many items there are."""
-        return len(self._questions)
-
-    def observe(self, subject: Coefficients, items: Sequence[int] | None) -> list[Any]:
-        """Log-probabilities and token counts of continuations, and what was written, by item."""
-        return [said.to_json() for said in self._seen(subject, items)]
-
-    def evaluate(
-        self, subject: Coefficients, items: Sequence[int] | None
-    ) -> Scores | Mapping[str, Scores]:
-        """Scores and margins in the order of the items.
-
-        Raises:
-            EndpointError: if the server fails, or refuses the mix.
-            EndpointDownError: if it does not tell log-probabilities of the prompt.
-        """
-        return self._questions.scores(self._questions.chosen(items), self._seen(subject, items))
 
     def _seen(self, subject: Coefficients, items: Sequence[int] | None) -> list[Seen]:
         mix = self._mix(subject)

@@ -20,7 +20,6 @@ from evomerge.search.improvement import ExpectedImprovement, hypervolume_improve
 from evomerge.search.knowledge import Knowledge, told
 from evomerge.search.options import no_options
 from evomerge.search.preferences import Criterion
-from evomerge.surrogates.history import FitError
 
 _BEYOND = 0.1  # of the references' range, by which the reference point is worse than their worst
 
@@ -45,15 +44,10 @@ class BayesianSampler:
     def ask(self, log: Log, number: int) -> Proposal:
         """The proposal for trial `number`; see `evomerge.interfaces.Sampler`."""
         known = self._known
-        known.follow(log)
-        designed = known.designed()
-        if designed is not None:
-            return designed
         rng = generator(self.problem.seed, self.name, number)
-        try:
-            surrogate = known.fitted()
-        except FitError:
-            return known.stepped(rng)
+        surrogate = known.begun(log, rng)
+        if isinstance(surrogate, Proposal):
+            return surrogate
         measured = known.history().points
         criterion = self._criterion(surrogate.predict(measured), rng)
         believing = surrogate.believing(known.pending)

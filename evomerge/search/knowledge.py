@@ -56,6 +56,17 @@ class Knowledge:
             self._reader, self._kernels = Reader(self.problem.goals, items=self.items), None
         self._reader.follow(log)
 
+    def begun(self, log: Log, rng: np.random.Generator) -> Proposal | Blend:
+        """What to propose while nothing is to be learnt from a log; after that, the surrogate."""
+        self.follow(log)
+        designed = self.designed()
+        if designed is not None:
+            return designed
+        try:
+            return self.fitted()
+        except FitError:
+            return self.stepped(rng)
+
     def designed(self) -> Proposal | None:
         """The next point of the initial design; None once it is through and a trial has ended.
 

@@ -18,7 +18,6 @@ from evomerge.search.ascent import descend
 from evomerge.search.knowledge import Knowledge, told
 from evomerge.search.options import no_options
 from evomerge.surrogates.blend import Blend
-from evomerge.surrogates.history import FitError
 
 # Times |N(0, 1)|, in stds. The front is spread by preferences; one goal has nothing else.
 _OPTIMISM, _OPTIMISM_OF_ONE = 0.25, 0.75
@@ -45,15 +44,10 @@ class MarginSampler:
     def ask(self, log: Log, number: int) -> Proposal:
         """The proposal for trial `number`; see `evomerge.interfaces.Sampler`."""
         known = self._known
-        known.follow(log)
-        designed = known.designed()
-        if designed is not None:
-            return designed
         rng = generator(self.problem.seed, self.name, number)
-        try:
-            surrogate = known.fitted()
-        except FitError:
-            return known.stepped(rng)
+        surrogate = known.begun(log, rng)
+        if isinstance(surrogate, Proposal):
+            return surrogate
         size = _OPTIMISM_OF_ONE if self.problem.goals == 1 else _OPTIMISM
         hope = size * abs(float(rng.normal()))
         wish = known.wish(rng, 0.0 if number % _GREEDY == 0 else hope)

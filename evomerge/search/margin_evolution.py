@@ -25,7 +25,7 @@ from evomerge.search.knowledge import Knowledge, told
 from evomerge.search.options import no_options
 from evomerge.search.quasirandom import folded
 from evomerge.space import Array
-from evomerge.surrogates.history import FitError, History
+from evomerge.surrogates.history import History
 
 _DRAWN = 24  # points that CMA-ES offers the surrogate for every ask
 _OPTIMISM = 0.5
@@ -56,15 +56,10 @@ class MarginEvolution:
     def ask(self, log: Log, number: int) -> Proposal:
         """The proposal for trial `number`; see `evomerge.interfaces.Sampler`."""
         known = self._known
-        known.follow(log)
-        designed = known.designed()
-        if designed is not None:
-            return designed
         rng = generator(self.problem.seed, self.name, number)
-        try:
-            surrogate = known.fitted()
-        except FitError:
-            return known.stepped(rng)
+        surrogate = known.begun(log, rng)
+        if isinstance(surrogate, Proposal):
+            return surrogate
         wish = known.wish(rng, _OPTIMISM * abs(float(rng.normal())))
         believing = surrogate.believing(known.pending)
         if self.problem.goals == 1:

@@ -19,13 +19,13 @@ from evomerge.objectives.endpoint.completing import Completing
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query
+from evomerge.objectives.endpoint.questioning import Questioning
 from evomerge.objectives.endpoint.questions import Questions
-from evomerge.trial import Scores
 
 OWN = ("load", "model", *questions.OPTIONS)
 
 
-class LoadingObjective:
+class LoadingObjective(Questioning[Path]):
     """What servers that load merges share, as an `evomerge.interfaces.Objective`.
 
     Args:
@@ -47,30 +47,12 @@ class LoadingObjective:
             raise UsageError("url ends in /v1; the server's root is wanted, without it")
         self.adapts = read.choice(options, "load", ("adapter", "checkpoint")) == "adapter"
         self.model = read.required_text(options, "model", "the name in GET /v1/models")
-        self._questions = Questions(options, folder)
+        super().__init__(Questions(options, folder))
 
     @property
     def needs(self) -> Need:
         """A folder with the merge, as an adapter or whole."""
         return "adapter" if self.adapts else "folder"
-
-    @property
-    def count(self) -> int:
-        """How many items there are."""
-        return len(self._questions)
-
-    def observe(self, subject: Path, items: Sequence[int] | None) -> list[Any]:
-        """Log-probabilities and token counts of continuations, and what was written, by item."""
-        return [said.to_json() for said in self._seen(subject, items)]
-
-    def evaluate(self, subject: Path, items: Sequence[int] | None) -> Scores | Mapping[str, Scores]:
-        """Scores and margins in the order of the items.
-
-        Raises:
-            EndpointError: if the server fails, or does not load the merge.
-            EndpointDownError: if it cannot load any.
-        """
-        return self._questions.scores(self._questions.chosen(items), self._seen(subject, items))
 
     def fields(self, name: str | None) -> dict[str, Any]:
         """Fields of every body that choose a loaded adapter; None for the base alone."""
