@@ -1,4 +1,4 @@
-"""What tests of several rooms share: caches of their own, and a JSON server on the loopback.
+"""What tests of several rooms share: caches of their own, adapters, a JSON server on the loopback.
 
 No test reads or writes the user's own caches, and none reaches the hub. The server also does what
 networks and their servers do to one.
@@ -6,23 +6,27 @@ networks and their servers do to one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from evomerge.checkpoint.caches import VARIABLE
 from evomerge.randomness import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
@@ -43,6 +47,25 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv(VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture
+def adapt(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a PEFT adapter: factors and whole tensors by their names behind the prefix."""
+    from safetensors.torch import save_file
+
+    numbers = itertools.count()
+
+    def adapt(tensors: Mapping[str, Tensor], **settings: object) -> Path:
+        folder = tmp_path / f"adapter-{next(numbers)}"
+        folder.mkdir()
+        known = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q", "v", "emb"]}
+        (folder / "adapter_config.json").write_text(json.dumps({**known, **settings}))
+        stored = {f"base_model.model.{n}": t.clone().contiguous() for n, t in tensors.items()}
+        save_file(stored, folder / "adapter_model.safetensors")
+        return folder
+
+    return adapt
 
 
 @dataclass

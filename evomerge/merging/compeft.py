@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_model
 from evomerge.merging.sparsified import density
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class Compeft:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models with a weight of which something is kept."""
-        pairs = zip(per_model(settings, "weight"), self.densities(settings), strict=True)
-        return tuple(i for i, (weight, kept) in enumerate(pairs) if weight != 0 and kept > 0)
+        return counting(per_model(settings, "weight"), self.densities(settings))
 
     def densities(self, settings: Settings) -> tuple[float, ...]:
         """The field ``density``."""

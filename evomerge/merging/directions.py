@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_group, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_group, per_model
 
 Gram = Sequence[Sequence[float]]
 Factors = Callable[[Gram, Sequence[float]], Sequence[float]]
@@ -46,7 +46,7 @@ class Directions:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models that have a share."""
-        return tuple(i for i, share in enumerate(self.shares(settings)) if share != 0)
+        return counting(self.shares(settings))
 
     def densities(self, settings: Settings) -> None:
         """None: nothing is dropped."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evomerge.errors import UsageError
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +65,8 @@ class EvoMerging:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models with a weight; in delta space, of which something is kept."""
-        pairs = zip(per_model(settings, "weight"), per_model(settings, "density"), strict=True)
-        delta = self.space == "delta"
-        return tuple(i for i, (w, kept) in enumerate(pairs) if w != 0 and (kept > 0 or not delta))
+        kept = per_model(settings, "density") if self.space == "delta" else None
+        return counting(per_model(settings, "weight"), kept)
 
     def densities(self, settings: Settings) -> None:
         """None: factors are thinned, not task vectors."""

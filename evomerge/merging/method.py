@@ -247,6 +247,18 @@ def per_group(settings: Settings, field: str) -> float:
     return value
 
 
+def counting(weights: Sequence[float], kept: Sequence[float] | None = None) -> tuple[int, ...]:
+    """The models with a weight, of which something is kept; ascending.
+
+    Args:
+        weights: one per model; 0 leaves the model out.
+        kept: the density of each; None where nothing is dropped.
+    """
+    return tuple(
+        i for i, weight in enumerate(weights) if weight != 0 and (kept is None or kept[i] > 0)
+    )
+
+
 def check_settings(method: MergeMethod, settings: Settings, models: int) -> None:
     """Says whether settings are what a method takes.
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_model
 from evomerge.merging.sparsified import density, weight
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class Pcb:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models with a weight of which something is kept."""
-        pairs = zip(per_model(settings, "weight"), per_model(settings, "density"), strict=True)
-        return tuple(i for i, (factor, kept) in enumerate(pairs) if factor != 0 and kept > 0)
+        return counting(per_model(settings, "weight"), per_model(settings, "density"))
 
     def densities(self, settings: Settings) -> None:
         """None: scores decide, not magnitudes."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_group, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_group, per_model
 from evomerge.merging.sparsified import weight
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ class Sce:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models with a weight; none at density 0."""
-        weights = per_model(settings, "weight")
         kept = per_group(settings, "density") > 0
-        return tuple(i for i, factor in enumerate(weights) if factor != 0 and kept)
+        return counting(per_model(settings, "weight")) if kept else ()
 
     def densities(self, settings: Settings) -> None:
         """None: the selection is over models, not within one."""

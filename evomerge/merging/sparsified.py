@@ -18,6 +18,7 @@ from evomerge.merging.method import (
     Field,
     Settings,
     Traits,
+    counting,
     per_group,
     per_model,
 )
@@ -45,8 +46,7 @@ class Sparsified:
         """Models with a weight of which something is kept; none where the scaling is 0."""
         if "scaling" in settings and per_group(settings, "scaling") == 0:
             return ()
-        pairs = zip(per_model(settings, "weight"), per_model(settings, "density"), strict=True)
-        return tuple(i for i, (weight, density) in enumerate(pairs) if weight != 0 and density > 0)
+        return counting(per_model(settings, "weight"), per_model(settings, "density"))
 
     def densities(self, settings: Settings) -> None:
         """None: the method thins by itself."""

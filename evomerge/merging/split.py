@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_model
 from evomerge.merging.sums import SPARSE_SIGNED
 
 if TYPE_CHECKING:
@@ -62,10 +62,7 @@ class SparseSplit:
 
 
 def _counting(settings: Settings, sign: str) -> tuple[int, ...]:
-    weights = per_model(settings, f"{sign}_weight")
-    densities = per_model(settings, f"{sign}_density")
-    pairs = enumerate(zip(weights, densities, strict=True))
-    return tuple(i for i, (weight, density) in pairs if weight != 0 and density > 0)
+    return counting(per_model(settings, f"{sign}_weight"), per_model(settings, f"{sign}_density"))
 
 
 def _part(vector: Tensor, sign: str) -> Tensor:

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_group, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_group, per_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +61,7 @@ class Star:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models with a share."""
-        weights = per_model(settings, "weight")
-        return tuple(i for i, share in enumerate(weights) if share != 0)
+        return counting(per_model(settings, "weight"))
 
     def densities(self, settings: Settings) -> None:
         """None: singular values are dropped, not entries."""

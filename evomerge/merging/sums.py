@@ -10,14 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evomerge.merging.method import (
-    Chunk,
-    Field,
-    Settings,
-    Traits,
-    per_group,
-    per_model,
-)
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_group, per_model
 
 _AVERAGING = Traits(average=True)
 
@@ -38,9 +31,7 @@ class WeightedSum:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models whose coefficient is not 0 and of which something is kept."""
-        factors = self.coefficients(settings)
-        kept = self.densities(settings) or (1.0,) * len(factors)
-        return tuple(i for i, w in enumerate(factors) if w != 0 and kept[i] > 0)
+        return counting(self.coefficients(settings), self.densities(settings))
 
     def densities(self, settings: Settings) -> tuple[float, ...] | None:
         """The field ``density``, where the method has one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evomerge.merging.method import Chunk, Field, Settings, Traits, per_model
+from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_model
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class TensorSum:
 
     def used(self, settings: Settings) -> tuple[int, ...]:
         """Models with a weight; the first if none has one, as the sum is 0 and not the base."""
-        weights = per_model(settings, "weight")
-        return tuple(i for i, weight in enumerate(weights) if weight != 0) or (0,)
+        return counting(per_model(settings, "weight")) or (0,)
 
     def densities(self, settings: Settings) -> None:
         """None: nothing is dropped."""

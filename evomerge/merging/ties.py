@@ -11,6 +11,7 @@ from evomerge.merging.method import (
     Field,
     Settings,
     Traits,
+    counting,
     per_group,
     per_model,
 )
@@ -78,8 +79,7 @@ class Ties:
         """Models with a weight of which something is kept; none where the scaling is 0."""
         if per_group(settings, "scaling") == 0:
             return ()
-        pairs = zip(per_model(settings, "weight"), self.densities(settings), strict=True)
-        return tuple(i for i, (weight, density) in enumerate(pairs) if weight != 0 and density > 0)
+        return counting(per_model(settings, "weight"), self.densities(settings))
 
     def densities(self, settings: Settings) -> tuple[float, ...]:
         """The field ``density``."""

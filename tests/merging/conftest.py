@@ -55,20 +55,3 @@ def store(tmp_path: Path) -> Iterator[Callable[..., Checkpoint]]:
     yield store
     for checkpoint in opened:
         checkpoint.close()
-
-
-@pytest.fixture
-def adapt(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a PEFT adapter: factors and whole tensors by their names behind the prefix."""
-    numbers = itertools.count()
-
-    def adapt(tensors: Mapping[str, torch.Tensor], **settings: object) -> Path:
-        folder = tmp_path / f"adapter-{next(numbers)}"
-        folder.mkdir()
-        known = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q", "v", "emb"]}
-        (folder / "adapter_config.json").write_text(json.dumps({**known, **settings}))
-        stored = {f"base_model.model.{n}": t.clone().contiguous() for n, t in tensors.items()}
-        save_file(stored, folder / "adapter_model.safetensors")
-        return folder
-
-    return adapt
