@@ -9,18 +9,18 @@ are images that no training saw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
+from problem import Merging, ranks
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from evomerge.interfaces import ItemLosses
 from evomerge.randomness import generator, torch_generator
-from evomerge.space import Array, Coordinate, Parameter, Space
+from evomerge.space import Array
 
 WIDTH, BLOCKS, CLASSES = 64, 12, 10
 TRAINED, SEARCHED = 503, 100  # images; what is left over, 1,194, no search sees
@@ -89,98 +89,63 @@ def world(seed: int = 0) -> World:
     )
     told = np.concatenate([truth, *(truth[i::_TOUCH] for i in range(len(TRANSFORMS)))])
     base = _trained(_start(seed), touched, told, _STEPS, _RATE, seed)
-    vectors, ranks = [], []
+    vectors, ranked = [], []
     for index, transform in enumerate(TRANSFORMS.values()):
         tuned = _trained(base, transform(seen), truth, _TUNING_STEPS, _TUNING_RATE, seed + index)
         vectors.append([new - old for new, old in zip(tuned, base, strict=True)])
-        ranks.append([_ranks(vector) for vector in vectors[-1]])
-    return World(base, vectors, ranks, images[TRAINED:], labels[TRAINED:])
+        ranked.append([ranks(vector) for vector in vectors[-1]])
+    return World(base, vectors, ranked, images[TRAINED:], labels[TRAINED:])
 
 
-class Digits:
+class Digits(Merging):
     """One problem on a world.
 
     Args:
         models: the first so many specialists, each with a task.
-        groups: of blocks, each with a weight and a density per model.
-        goals: the tasks are dealt out to so many goals.
+        groups: of blocks.
+        goals, densities, margins: see `Merging`.
         seed: which images are searched on.
-        margins: whether items have them.
     """
 
     def __init__(
-        self, models: int, groups: int, goals: int, *, seed: int = 0, margins: bool = True
+        self,
+        models: int,
+        groups: int,
+        goals: int,
+        *,
+        seed: int = 0,
+        densities: bool = True,
+        margins: bool = True,
     ) -> None:
-        self.models, self.groups, self.goals, self.margins = models, groups, goals, margins
+        super().__init__(models, groups, goals, densities=densities, margins=margins)
         self.world = world()
         order = generator(seed, "items").permutation(len(self.world.images))
-        self._search = self._items(order[:SEARCHED])
-        self._unseen = self._items(order[SEARCHED:])
+        self._search = self._tasks(order[:SEARCHED])
+        self._unseen = self._tasks(order[SEARCHED:])
 
-    @property
-    def space(self) -> Space:
-        """``m0/0/weight``, ``m0/0/density``, ..."""
-        return Space(tuple(self._parameters()))
+    def task_margins(self, weights: Array, densities: Array, *, unseen: bool) -> list[Array]:
+        """See `Merging`; a logit less the largest other one."""
+        merged = self._merged(weights, densities)
+        return [_margins(merged, *task) for task in (self._unseen if unseen else self._search)]
 
-    def references(self) -> list[Array]:
-        """Points of the base, each specialist and the uniform average, ``(d,)`` each."""
-        whole = np.eye(self.models)
-        weights = [np.zeros(self.models), *whole, np.full(self.models, 1 / self.models)]
-        return [self._constant(w) for w in weights]
-
-    def items(self, point: Array, *, unseen: bool = False) -> tuple[ItemLosses, ...]:
-        """Item losses and margins by goal; a loss is -1 where the image is told right."""
-        merged = self._merged(point)
-        tasks = [_margins(merged, *task) for task in (self._unseen if unseen else self._search)]
-        per_goal = [np.concatenate(tasks[goal :: self.goals]) for goal in range(self.goals)]
-        return tuple(
-            ItemLosses(-(m > 0).astype(float), -m if self.margins else None) for m in per_goal
-        )
-
-    def values(self, point: Array, *, unseen: bool = False) -> Array:
-        """Accuracies by goal, ``(goals,)``."""
-        return np.array([-one.losses.mean() for one in self.items(point, unseen=unseen)])
-
-    def _items(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _tasks(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         images, labels = self.world.images[rows], self.world.labels[rows]
         transforms = list(TRANSFORMS.values())[: self.models]
         return [(_flat(transform(images)), labels) for transform in transforms]
 
-    def _parameters(self) -> Iterator[Parameter]:
-        for model in range(self.models):
-            for group in range(self.groups):
-                depth = (group + 0.5) / self.groups
-                for field, low, high, scale in (
-                    ("weight", -0.5, 1.5, "linear"),
-                    ("density", 0.05, 1.0, "log"),
-                ):
-                    place = Coordinate(f"m{model}", depth, None, field)
-                    yield Parameter(f"m{model}/{group}/{field}", low, high, scale, place)
-
-    def _constant(self, weights: Array) -> Array:
-        return self.space.point(
-            {
-                p.name: 1.0 if p.name.endswith("density") else float(weights[int(p.name[1])])
-                for p in self.space.parameters
-            }
-        )
-
-    def _merged(self, point: Array) -> Tensors:
-        settings = np.array(list(self.space.values(point).values())).reshape(self.models, -1, 2)
+    def _merged(self, weights: Array, densities: Array) -> Tensors:
         merged = [tensor.copy() for tensor in self.world.base]
         for model in range(self.models):
-            vector, ranks = self.world.vectors[model], self.world.ranks[model]
+            vector, ranked = self.world.vectors[model], self.world.ranks[model]
             for index, tensor in enumerate(merged):
-                weight, density = self._setting(settings[model], index)
-                kept = ranks[index] < density * tensor.size
-                tensor += np.float32(weight) * vector[index] * kept
+                # embedding and head follow their neighbours
+                block = min(max(index - 1, 0) // 2, BLOCKS - 1)
+                group = block * self.groups // BLOCKS
+                outer = index in (0, 2 * BLOCKS + 1)
+                density = 1.0 if outer else densities[model, group]
+                kept = ranked[index] < density * tensor.size
+                tensor += np.float32(weights[model, group]) * vector[index] * kept
         return merged
-
-    def _setting(self, settings: Array, index: int) -> tuple[float, float]:
-        if index == 0 or index == 2 * BLOCKS + 1:  # embedding and head follow their neighbours
-            return float(settings[0 if index == 0 else -1, 0]), 1.0
-        group = (index - 1) // 2 * self.groups // BLOCKS
-        return float(settings[group, 0]), float(settings[group, 1])
 
 
 def _flat(images: Images) -> np.ndarray:
@@ -245,10 +210,3 @@ def _margins(tensors: Tensors, x: np.ndarray, labels: np.ndarray) -> Array:
 
 def _normed(h: np.ndarray) -> np.ndarray:
     return h / np.sqrt(np.mean(h**2, axis=1, keepdims=True) + np.float32(1e-6))
-
-
-def _ranks(tensor: np.ndarray) -> np.ndarray:
-    order = np.argsort(-np.abs(tensor), axis=None, kind="stable")
-    ranks = np.empty(tensor.size, dtype=np.int32)
-    ranks[order] = np.arange(tensor.size)
-    return ranks.reshape(tensor.shape)

@@ -1,0 +1,44 @@
+"""The problems of the tables, by names such as ``digits4/layers/2``: landscape, space, goals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from problem import Problem
+
+GOALS = (1, 2, 4)
+Maker = Callable[[int, int, bool], Problem]  # from goals, seed, and whether items have margins
+
+
+def _digits(models: int, groups: int, *, densities: bool = True) -> Maker:
+    def make(goals: int, seed: int, margins: bool) -> Problem:
+        from digits import Digits
+
+        return Digits(models, groups, goals, seed=seed, densities=densities, margins=margins)
+
+    return make
+
+
+SPACES: Mapping[str, Mapping[str, Maker]] = {
+    "digits4": {"models": _digits(4, 1), "layers": _digits(4, 4)},
+    "digits8": {"models": _digits(8, 1, densities=False), "layers": _digits(8, 6)},
+}
+"""By landscape and space; ``models`` has 4 to 8 dimensions, ``layers`` 32 or more."""
+
+
+def names() -> list[str]:
+    """All of them."""
+    return [
+        f"{one}/{space}/{goals}" for one, by in SPACES.items() for space in by for goals in GOALS
+    ]
+
+
+def make(name: str, *, seed: int = 0, margins: bool = True) -> Problem:
+    """A problem by name.
+
+    Args:
+        seed: which items are searched on.
+        margins: whether items have them; else 0/1 scores only.
+    """
+    landscape, space, goals = name.split("/")
+    return SPACES[landscape][space](int(goals), seed, margins)
