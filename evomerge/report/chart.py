@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 420, 320
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 46
 RADIUS = 4.0
+LETTER, LINE = 6.2, 12.0  # of a label: about the width of a letter, and the height of a line
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,29 @@ def axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
     """A scatter of two goals in the users' units, as one ``<svg>`` element."""
-    x = axis([m.x for m in marks], LEFT, WIDTH - RIGHT)
-    y = axis([m.y for m in marks], HEIGHT - BOTTOM, TOP)
+    with_errors = [mark for mark in marks if mark.kind == "front"]
+    x = axis(
+        _extent([(m.x, 0.0) for m in marks] + [(m.x, m.x_error) for m in with_errors]),
+        LEFT,
+        WIDTH - RIGHT,
+    )
+    y = axis(
+        _extent([(m.y, 0.0) for m in marks] + [(m.y, m.y_error) for m in with_errors]),
+        HEIGHT - BOTTOM,
+        TOP,
+    )
     order = {"trial": 0, "front": 1}
     drawn = sorted(marks, key=lambda mark: order.get(mark.kind, 2))
     body = [_frame(x, y, x_label, y_label)]
-    body += [_whiskers(mark, x, y) for mark in drawn if mark.kind == "front"]
+    body += [_whiskers(mark, x, y) for mark in with_errors]
     body += [_mark(mark, x, y) for mark in drawn]
+    body += _names([mark for mark in drawn if mark.label], x, y)
     return _svg(body, f"{y_label} against {x_label}")
+
+
+def _extent(values: Sequence[tuple[float, float]]) -> list[float]:
+    """Both ends of each value plus or minus its error."""
+    return [end for value, error in values for end in (value - error, value + error)]
 
 
 def step_line(values: Sequence[float | None], *, x_label: str, y_label: str) -> str:
@@ -133,13 +149,26 @@ def _mark(mark: Mark, x: Axis, y: Axis) -> str:
         r = 1.2 * RADIUS
         diamond = f"M{cx:.1f} {cy - r:.1f}l{r} {r}l{-r} {r}l{-r} {-r}z"
         shape = f'<path class="{mark.kind}" d="{diamond}">{title}</path>'
-    return shape + _label(mark, cx, cy)
+    return shape
 
 
-def _label(mark: Mark, cx: float, cy: float) -> str:
-    if not mark.label:
-        return ""
-    right = cx < WIDTH - RIGHT - 60
-    side, anchor = (7, "") if right else (-7, " end")
-    place = f'x="{cx + side:.1f}" y="{cy - 5:.1f}"'
-    return f'<text class="name{anchor}" {place}>{escape(mark.label)}</text>'
+def _names(marks: Sequence[Mark], x: Axis, y: Axis) -> list[str]:
+    """The labels, each beside its mark and moved down by lines where it would cover another."""
+    texts: list[str] = []
+    placed: list[tuple[float, float, float]] = []  # left end, right end, foot, in pixels
+    for mark in sorted(marks, key=lambda one: y(one.y)):
+        cx, foot = x(mark.x), y(mark.y) - 5
+        length = LETTER * len(mark.label)
+        right = cx + 7 + length < WIDTH
+        left = cx + 7 if right else cx - 7 - length
+        while any(
+            left < end and start < left + length and abs(foot - other) < LINE
+            for start, end, other in placed
+        ):
+            foot += 1
+        placed.append((left, left + length, foot))
+        anchor, at = ("", cx + 7) if right else (" end", cx - 7)
+        texts.append(
+            f'<text class="name{anchor}" x="{at:.1f}" y="{foot:.1f}">{escape(mark.label)}</text>'
+        )
+    return texts

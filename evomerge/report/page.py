@@ -37,6 +37,7 @@ p { color: var(--soft); margin: 4px 0 12px; max-width: 72ch; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 12px; }
 svg { width: 100%; height: auto; } .grid { stroke: var(--line); fill: none; }
 .tick, .name { font-size: 11px; fill: var(--soft); } .axis { font-size: 12px; fill: var(--ink); }
+.name { stroke: var(--page); stroke-width: 3px; paint-order: stroke; }
 .mid { text-anchor: middle; } .end { text-anchor: end; }
 .trial { fill: var(--trial); } .front { fill: var(--front); } .base { fill: var(--base); }
 .parent { fill: var(--parent); } .uniform { fill: var(--uniform); }

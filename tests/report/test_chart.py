@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.report.chart import Axis, Mark, axis, scatter, step_line
+from evomerge.report.chart import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    Mark,
+    axis,
+    scatter,
+    step_line,
+)
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -42,6 +56,26 @@ def test_a_scatter_is_well_formed_whatever_the_points(points: list[tuple[float, 
     marks = [Mark(x, y, "front", "t", x_error=0.1) for x, y in points]
     root = ET.fromstring(scatter(marks, x_label="a", y_label="b"))
     assert len(root.findall(".//circle")) == len(points)
+
+
+def test_whiskers_end_inside_the_frame() -> None:
+    marks = [Mark(0, 0, "front", "t", x_error=1.0, y_error=5.0), Mark(1, 1, "trial", "t")]
+    path = ET.fromstring(scatter(marks, x_label="a", y_label="b")).find(".//path[@class='whisker']")
+    assert path is not None
+    left, right = re.findall(r"M([\d.-]+) [\d.-]+H([\d.-]+)", path.attrib["d"])[0]
+    low, high = re.findall(r"M[\d.-]+ ([\d.-]+)V([\d.-]+)", path.attrib["d"])[0]
+    assert LEFT < float(left) < float(right) < WIDTH - RIGHT
+    assert TOP < float(high) < float(low) < HEIGHT - BOTTOM
+
+
+def test_names_of_neighbours_do_not_cover_each_other() -> None:
+    marks = [Mark(0.5, 0.5 + i / 1000, "parent", "t", f"model-{i}") for i in range(3)]
+    marks.append(Mark(0.0, 0.0, "base", "t"))
+    names = ET.fromstring(scatter(marks, x_label="a", y_label="b")).findall(
+        ".//text[@class='name']"
+    )
+    feet = sorted(float(name.attrib["y"]) for name in names)
+    assert len(feet) == 3 and all(b - a >= 12 for a, b in pairwise(feet))
 
 
 def test_names_from_outside_are_text_never_markup() -> None:
