@@ -70,7 +70,7 @@ def test_whiskers_end_inside_the_frame() -> None:
 
 def test_names_of_neighbours_do_not_cover_each_other() -> None:
     marks = [Mark(0.5, 0.5 + i / 1000, "parent", "t", f"model-{i}") for i in range(3)]
-    marks.append(Mark(0.0, 0.0, "base", "t"))
+    marks += [Mark(0, 0, "base", "t"), Mark(2, 2, "trial", "t")]
     names = ET.fromstring(scatter(marks, x_label="a", y_label="b")).findall(
         ".//text[@class='name']"
     )
