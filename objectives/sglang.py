@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
-from evomerge.objectives.endpoint.loading import LoadingObjective
+from evomerge.objectives.endpoint.loading import REPLACED, LoadingObjective
 
 
 class SglangObjective(LoadingObjective):
@@ -25,13 +25,15 @@ class SglangObjective(LoadingObjective):
         """An adapter is a field beside the model."""
         return {"model": self.model} | ({} if name is None else {"lora_path": name})
 
-    def load_adapter(self, name: str, folder: Path) -> None:
+    def load_adapter(self, name: str, folder: Path) -> Mapping[str, str]:
         """As `LoadingObjective.load_adapter`; the loaded ones that it answers must have it."""
         body = {"lora_name": name, "lora_path": str(folder), "pinned": False}
         answer = self.post("/load_lora_adapter", body)
         _check(answer, "error_message")
-        if name not in (answer.get("loaded_adapters") or ()):
+        loaded = answer.get("loaded_adapters") or ()
+        if name not in loaded:
             raise EndpointError(f"the server took the adapter {name}, and does not list it")
+        return loaded if isinstance(loaded, Mapping) else {}
 
     def unload_adapter(self, name: str) -> None:
         """As `LoadingObjective.unload_adapter`; one that is gone already is fine."""
@@ -51,10 +53,7 @@ class SglangObjective(LoadingObjective):
     def check_checkpoint(self, name: str) -> None:
         """As `LoadingObjective.check_checkpoint`, by the weights' version."""
         if self._version() != name:
-            raise EndpointDownError(
-                "the weights were replaced while they were measured: a server whose weights are "
-                "reloaded has one worker, of one campaign"
-            )
+            raise EndpointDownError(REPLACED)
 
     def _version(self) -> Any:
         answer = self.get("/get_model_info")

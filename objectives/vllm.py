@@ -13,12 +13,15 @@ and path, and keeps what it has read when all weights are replaced.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.digests import ShardDigest, shard_digests
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
-from evomerge.objectives.endpoint.loading import LoadingObjective
+from evomerge.objectives.endpoint.loading import REPLACED, LoadingObjective
+from evomerge.objectives.endpoint.retrying import jittered
 
 
 class VllmObjective(LoadingObjective):
@@ -26,13 +29,14 @@ class VllmObjective(LoadingObjective):
 
     def __init__(self, options: Mapping[str, Any], *, folder: Path) -> None:
         super().__init__(options, folder=folder)
-        self._last: tuple[str, str] = ("", "")
+        self._checksum = ""  # of the weights that the server has now
+        self._shards: dict[str, Mapping[str, ShardDigest]] = {}  # by checksum
 
     def fields(self, name: str | None) -> dict[str, Any]:
         """An adapter is a model of its own."""
         return {"model": name or self.model}
 
-    def load_adapter(self, name: str, folder: Path) -> None:
+    def load_adapter(self, name: str, folder: Path) -> Mapping[str, str]:
         """As `LoadingObjective.load_adapter`; the list of models must have it, from this folder."""
         body = {"lora_name": name, "lora_path": str(folder)}
         self.post("/v1/load_lora_adapter", body, text=True)
@@ -41,6 +45,7 @@ class VllmObjective(LoadingObjective):
         found = {one.get("id"): one.get("root") for one in models or () if isinstance(one, Mapping)}
         if found.get(name) not in (str(folder), None) or name not in found:
             raise EndpointError(f"the server took the adapter {name}, and does not list it")
+        return {str(name): str(root) for name, root in found.items() if root is not None}
 
     def unload_adapter(self, name: str) -> None:
         """As `LoadingObjective.unload_adapter`; one that is gone already is fine."""
@@ -51,28 +56,38 @@ class VllmObjective(LoadingObjective):
                 raise
 
     def load_checkpoint(self, name: str, folder: Path) -> None:
-        """As `LoadingObjective.load_checkpoint`; the weights' checksum must have changed."""
+        """As `LoadingObjective.load_checkpoint`; other weights must have another checksum.
+
+        Equal ones, as two candidates may have, must not, so the files are compared.
+        """
         kwargs = {"weights_path": str(folder)}
         body = {"method": "reload_weights", "args": list[str](), "kwargs": kwargs, "timeout": None}
         self.post("/collective_rpc", body, text=True)
-        answer = self.post("/reset_prefix_cache", None)
-        if not isinstance(answer, Mapping) or answer.get("success") is not True:
-            raise EndpointError(
-                "the server did not empty its prefix cache: somebody else's requests hold it"
-            )
-        before, checksum = self._last, self._checksum()
-        if before[0] not in ("", name) and before[1] == checksum:
+        self._empty_cache()
+        self._checksum = self._asked_checksum()
+        shards = shard_digests({path.name: path for path in folder.glob("*.safetensors")})
+        if self._shards.setdefault(self._checksum, shards) != shards:
             raise EndpointError(f"the server took {folder}, and kept the weights that it had")
-        self._last = (name, checksum)
 
     def check_checkpoint(self, name: str) -> None:
         """As `LoadingObjective.check_checkpoint`, by the weights' checksum."""
-        if self._checksum() != self._last[1]:
-            raise EndpointDownError(
-                "the weights were replaced while they were measured: a server whose weights are "
-                "reloaded has one worker, of one campaign"
-            )
+        if self._asked_checksum() != self._checksum:
+            raise EndpointDownError(REPLACED)
 
-    def _checksum(self) -> str:
+    def _empty_cache(self) -> None:
+        """Requests hold it, among them those of a run that was killed, until they end."""
+        connection = self.client.options.connection
+        first, longest = connection.first_wait, connection.longest_wait
+        for number in range(connection.retries + 1):
+            answer = self.post("/reset_prefix_cache", None)
+            if isinstance(answer, Mapping) and answer.get("success") is True:
+                return
+            if number < connection.retries:
+                time.sleep(jittered("reset_prefix_cache", number, first=first, longest=longest))
+        raise EndpointDownError(
+            "the server does not empty its prefix cache: somebody else's requests hold it"
+        )
+
+    def _asked_checksum(self) -> str:
         answer = self.post("/weight_checker", {"action": "checksum"})
         return json.dumps(answer, sort_keys=True)

@@ -23,6 +23,10 @@ from evomerge.objectives.endpoint.questioning import Questioning
 from evomerge.objectives.endpoint.questions import Questions
 
 OWN = ("load", "model", *questions.OPTIONS)
+REPLACED = (
+    "the weights were replaced while they were measured: a server whose weights are reloaded has "
+    "one worker, of one campaign"
+)
 
 
 class LoadingObjective(Questioning[Path]):
@@ -58,8 +62,11 @@ class LoadingObjective(Questioning[Path]):
         """Fields of every body that choose a loaded adapter; None for the base alone."""
         raise NotImplementedError
 
-    def load_adapter(self, name: str, folder: Path) -> None:
+    def load_adapter(self, name: str, folder: Path) -> Mapping[str, str]:
         """Have an adapter loaded, and read back that it is.
+
+        Returns:
+            the folders of all loaded adapters, by name, as far as the server tells them.
 
         Raises:
             EndpointError: if it is not.
@@ -130,14 +137,18 @@ class LoadingObjective(Questioning[Path]):
                 self.unload_adapter(name)
 
     def _load_again(self, name: str, folder: Path) -> None:
-        """Load; what a killed run has left loaded under the name is let go of first."""
+        """Load, and let go of what a killed run has left: under the name, or of folders gone."""
         try:
-            self.load_adapter(name, folder)
+            loaded = self.load_adapter(name, folder)
         except EndpointError as error:
             if error.status != 400:
                 raise
             self.unload_adapter(name)
-            self.load_adapter(name, folder)
+            loaded = self.load_adapter(name, folder)
+        scratch = folder.parent.parent  # of this study's attempts alone
+        for other, path in loaded.items():
+            if scratch in Path(path).parents and not Path(path).exists():
+                self.unload_adapter(other)
 
 
 def _changes(folder: Path) -> bool:

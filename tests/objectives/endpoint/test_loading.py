@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from evomerge.errors import ObjectiveError, UsageError
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
@@ -19,123 +17,12 @@ from evomerge.objectives.vllm import VllmObjective
 from evomerge.study.loop import Ending, run
 from evomerge.study.study import Study
 from tests.conftest import Loopback, as_json, served
+from tests.objectives.endpoint.loading_server import Reply, Server
 from tests.objectives.endpoint.world import World
 
 Write = Callable[..., Path]
-Reply = tuple[int, dict[str, str], bytes]
 CHOICES = [{"prompt": f"{i}+1=", "choices": [str(i + 1), "no"], "answer": i % 2} for i in range(6)]
 MADE = {"vllm": VllmObjective, "sglang": SglangObjective}
-FAULTS = ("stale", "kept")
-
-
-class Server:
-    """The routes of vLLM 0.33 and SGLang 0.5.23 that load, and completions that echo.
-
-    Attributes:
-        fault: ``stale``: the prefix cache knows no adapter, weights or salt; ``kept``: new
-            weights are taken, and not used.
-        adapters: path and change of each parameter, by name.
-        events: what was asked beside completions.
-    """
-
-    def __init__(self, world: World, fault: str = "") -> None:
-        self.world = world
-        self.fault = fault
-        self.adapters: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
-        self.weights = dict(world.weights)
-        self.version = "default"
-        self.events: list[str] = []
-        self.salts: set[str] = set()
-        self.cache: dict[tuple[int, ...], Any] = {}
-
-    def __call__(self, body: Any, path: str) -> Reply:
-        if path == "/v1/completions":
-            return self.completion(body)
-        self.events.append(path)
-        match path:
-            case "/v1/load_lora_adapter":
-                return self.load(body, lambda _: (200, {}, b"Success: LoRA adapter added."))
-            case "/load_lora_adapter":
-                return self.load(
-                    body,
-                    lambda names: as_json(
-                        {"success": True, "error_message": None, "loaded_adapters": names}
-                    ),
-                )
-            case "/v1/unload_lora_adapter" | "/unload_lora_adapter":
-                known = self.adapters.pop(body["lora_name"], None)
-                vllm = path.startswith("/v1")
-                if known is None:
-                    return as_json({"error": {"message": "not found"}}, 404 if vllm else 400)
-                return (200, {}, b"Success") if vllm else as_json({"success": True})
-            case "/v1/models":
-                loaded = [
-                    {"id": n, "root": p, "parent": "base"} for n, (p, _) in self.adapters.items()
-                ]
-                return as_json({"data": [{"id": "base", "root": "/models/base"}, *loaded]})
-            case "/collective_rpc":
-                assert body["method"] == "reload_weights"
-                return self.reload(body["kwargs"]["weights_path"], as_json({"results": [None]}))
-            case "/reset_prefix_cache":
-                self.cache = self.cache if self.fault == "stale" else {}
-                return as_json({"success": True})
-            case "/weight_checker":
-                total = sum(float(w.double().sum()) for w in self.weights.values())
-                return as_json({"checksum": repr(total)})
-            case "/update_weights_from_disk":
-                assert body["flush_cache"] is True
-                self.version = self.version if self.fault == "kept" else body["weight_version"]
-                said = {"success": True, "message": "", "num_paused_requests": 0}
-                return self.reload(body["model_path"], as_json(said))
-            case "/get_model_info":
-                return as_json({"model_path": "", "weight_version": self.version})
-        return as_json({"detail": "Not Found"}, 404)
-
-    def load(self, body: Any, reply: Callable[[dict[str, str]], Reply]) -> Reply:
-        name, path = body["lora_name"], Path(body["lora_path"])
-        if name in self.adapters:
-            return as_json({"error": {"message": "already loaded"}}, 400)
-        tensors = load_file(path / "adapter_model.safetensors")
-        changes = {}
-        for key, down in tensors.items():
-            if key.endswith(".lora_A.weight"):
-                up = tensors[key.replace("lora_A", "lora_B")]
-                module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-                changes[f"{module}.weight"] = up @ down
-        self.adapters[name] = str(path), changes
-        return reply({n: p for n, (p, _) in self.adapters.items()})
-
-    def reload(self, path: str, reply: Reply) -> Reply:
-        if self.fault != "kept":
-            self.weights = load_file(Path(path) / "model.safetensors")
-        return reply
-
-    def completion(self, body: Any) -> Reply:
-        name = body.get("lora_path") or body["model"]
-        state = dict(self.weights)
-        if name != "base":
-            for key, change in self.adapters[name][1].items():
-                state[key] = state[key] + change
-        assert body["temperature"] == 0
-        self.salts.add(body["cache_salt"])
-        ids = self.world.encode(body["prompt"])
-        if self.fault == "stale":
-            state = self.cache.setdefault(tuple(ids), state)
-        read, finish = len(ids), "length"
-        for _ in range(body["max_tokens"]):
-            ids.append(int(self.world.table(state, ids)[-1].argmax()))
-            if any(stop in self.world.decode(ids[read:]) for stop in body.get("stop", [])):
-                finish = "stop"
-                break
-        choice: dict[str, Any] = {"text": self.world.decode(ids[read:]), "finish_reason": finish}
-        if body.get("echo"):
-            table = self.world.table(state, ids)
-            nats = [None, *(table[i - 1, ids[i]].item() for i in range(1, len(ids)))]
-            tokens = [self.world.decode([i]) for i in ids]
-            choice["text"] = body["prompt"] + choice["text"]
-            choice["logprobs"] = {"tokens": tokens, "token_logprobs": nats, "top_logprobs": None}
-        usage = {"prompt_tokens": read, "completion_tokens": len(ids) - read}
-        return as_json({"choices": [choice], "usage": usage})
 
 
 @pytest.fixture
@@ -200,6 +87,29 @@ def test_weights_that_are_taken_and_not_used_are_found_by_reading_back(
 
 
 @pytest.mark.parametrize("kind", MADE)
+def test_equal_merges_under_other_names_are_no_fault_of_the_server(
+    kind: str, world: World, write_items: Write
+) -> None:
+    """As of two methods, or of twice the weight and half the scaling."""
+    mix = world.candidate([0.5, 0], shared=True)
+    with objective(kind, Server(world), write_items(*CHOICES), load="checkpoint") as made:
+        seen = [made.observe(world.exported(mix, name), [0]) for name in ("first", "second")]
+    assert seen[0] == seen[1]
+
+
+def test_a_prefix_cache_that_stays_full_stops_the_campaign(
+    world: World, write_items: Write
+) -> None:
+    server = Server(world)
+    server.held = 5
+    with (
+        objective("vllm", server, write_items(*CHOICES), load="checkpoint") as made,
+        pytest.raises(EndpointDownError, match="somebody else's requests hold it"),
+    ):
+        made.evaluate(world.exported(world.candidate([0.5, 0], shared=True)), [0])
+
+
+@pytest.mark.parametrize("kind", MADE)
 def test_weights_that_somebody_else_replaces_stop_the_campaign(
     kind: str, world: World, write_items: Write
 ) -> None:
@@ -219,15 +129,18 @@ def test_weights_that_somebody_else_replaces_stop_the_campaign(
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_what_a_killed_run_left_loaded_is_loaded_anew(
+def test_what_a_killed_run_left_loaded_is_let_go_of(
     kind: str, world: World, write_items: Write
 ) -> None:
     folder = world.adapter(world.candidate([0.5, 0], shared=True))
     server = Server(world)
     server.adapters[f"merged-{folder.parent.name}"] = "/gone", {}
+    server.adapters["ours"] = str(folder.parent.parent / "7-adapter" / "ours"), {}
+    server.adapters["another's"] = "/gone", {}
+    server.adapters["another worker's"] = str(folder.parent / "code"), {}
     with objective(kind, server, write_items(*CHOICES)) as made:
         made.evaluate(folder, [0])
-    assert server.adapters == {}
+    assert set(server.adapters) == {"another's", "another worker's"}
 
 
 def test_a_server_that_was_not_started_for_loading_says_so(

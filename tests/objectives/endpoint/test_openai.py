@@ -26,6 +26,7 @@ from evomerge.objectives.matching import Matcher
 from evomerge.objectives.models import load_model
 from evomerge.objectives.openai import OpenaiObjective
 from tests.conftest import Loopback, as_json, served
+from tests.objectives.endpoint.openai_server import FolderServer
 
 Write = Callable[..., Path]
 CHOICES = [
@@ -33,70 +34,6 @@ CHOICES = [
     for a in range(3)
     for b in range(2)
 ]
-
-
-class Server:
-    """Completions and chats of the model whose folder is the model's name.
-
-    Attributes:
-        shape: of log-probabilities: ``lists``, ``content``, or ``none``.
-        echoes: whether `echo` is honoured.
-    """
-
-    def __init__(self, *, shape: str = "lists", echoes: bool = True) -> None:
-        self.shape = shape
-        self.echoes = echoes
-        self.models: dict[str, Any] = {}
-
-    def __call__(self, body: Any, path: str) -> tuple[int, dict[str, str], bytes]:
-        assert body["temperature"] == 0
-        folder = body["model"]
-        if folder not in self.models:
-            self.models[folder] = load_model(Path(folder), device="cpu")
-        live = self.models[folder]
-        chat = path == "/chat/completions"
-        prompt = body["messages"][-1]["content"] if chat else body["prompt"]
-        ids = live.tokenizer.encode(prompt)
-        read = len(ids)
-        text, finish = "", "length"
-        for _ in range(body["max_tokens"]):
-            with torch.inference_mode():
-                ids.append(int(live.module(torch.tensor([ids]))[0, -1].argmax()))
-            text = live.tokenizer.decode(ids[read:])
-            if any(stop in text for stop in body.get("stop", [])):
-                finish = "stop"
-                break
-        echo = body.get("echo") and self.echoes
-        first = 0 if echo else read
-        shown = (prompt if echo else "") + text
-        said = {"text": shown} if not chat else {"message": {"role": "assistant", "content": text}}
-        top = body["top_logprobs"] if chat else body["logprobs"]
-        said |= {"finish_reason": finish, "logprobs": self._logprobs(live, ids, first, top)}
-        usage = {"prompt_tokens": read, "completion_tokens": len(ids) - read}
-        return as_json({"choices": [said], "usage": usage})
-
-    def _logprobs(self, live: Any, ids: list[int], first: int, count: int) -> Any:
-        if self.shape == "none":
-            return None
-        with torch.inference_mode():
-            table = live.module(torch.tensor([ids]))[0].float().log_softmax(-1)
-        names = [live.tokenizer.decode([i]) for i in range(table.shape[1])]
-        places = range(first, len(ids))
-        nats = [None if i == 0 else table[i - 1, ids[i]].item() for i in places]
-        tops = []
-        for i in places:
-            values, best = table[max(0, i - 1)].topk(count)
-            tops.append({names[k]: v for k, v in zip(best.tolist(), values.tolist(), strict=True)})
-        tokens = [names[ids[i]] for i in places]
-        if self.shape == "lists":
-            return {"tokens": tokens, "token_logprobs": nats, "top_logprobs": tops}
-        return {
-            "content": [
-                {"token": t, "logprob": n,
-                 "top_logprobs": [{"token": k, "logprob": v} for k, v in top.items()]}
-                for t, n, top in zip(tokens, nats, tops, strict=True)
-            ]
-        }  # fmt: skip
 
 
 @pytest.fixture
@@ -111,7 +48,7 @@ def folder(make_folder: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[Loopback]:
-    with served(Loopback(Server())) as made:
+    with served(Loopback(FolderServer())) as made:
         yield made
 
 
@@ -176,7 +113,7 @@ def test_labels_are_read_off_the_likeliest_next_tokens(
     api: str, shape: str, folder: Path, write_items: Write
 ) -> None:
     items = write_items(*CHOICES)
-    with served(Loopback(Server(shape=shape))) as server:
+    with served(Loopback(FolderServer(shape=shape))) as server:
         made = objective(server, items, scoring="labels", api=api, top=250)
         found = made.evaluate(folder, [0])
         prompt = server.seen[0].get("prompt") or server.seen[0]["messages"][0]["content"]
@@ -193,11 +130,11 @@ def test_a_server_that_ignores_echo_or_tells_no_probabilities_is_found_out(
 ) -> None:
     items = write_items(*CHOICES)
     with (
-        served(Loopback(Server(echoes=False))) as server,
+        served(Loopback(FolderServer(echoes=False))) as server,
         pytest.raises(EndpointDownError, match="does not honour `echo`"),
     ):
         objective(server, items).evaluate(folder, [0])
-    with served(Loopback(Server(shape="none"))) as server:
+    with served(Loopback(FolderServer(shape="none"))) as server:
         with pytest.raises(EndpointDownError, match="use `scoring: match`"):
             objective(server, items, scoring="labels").evaluate(folder, [0])
         found = objective(server, items, scoring="match", max_new_tokens=2).evaluate(folder, [0])
@@ -216,7 +153,7 @@ def test_a_judge_gives_numbers_and_one_that_does_not_is_counted(
         return as_json({"choices": [choice]})
 
     items = write_items(*({"prompt": p, "answer": "x"} for p in "abc"))
-    with served(Loopback(Server())) as server, served(Loopback(judge)) as other:
+    with served(Loopback(FolderServer())) as server, served(Loopback(judge)) as other:
         made = objective(
             server, items, scoring="judge", max_new_tokens=2,
             judge={"model": "large", "url": other.url, "connection": {"concurrency": 1}},

@@ -164,8 +164,18 @@ class World:
         made = JsonlObjective({"items": items.name, **options}, folder=items.parent)
         return made.evaluate(model, None)
 
-    def campaign(self, items: Path, objective: str, *, groups: str = "{layers: all}") -> Path:
-        """A campaign of two trials over base and adapters."""
+    def campaign(
+        self, items: Path, objective: str, *, groups: str = "{layers: all}", home: bool = False
+    ) -> Path:
+        """A campaign of two trials over base and adapters.
+
+        Args:
+            home: whether each merge is measured by the local objective too, as ``home``.
+        """
+        local = (
+            "  - metric: home\n"
+            f"    objective: {{type: jsonl, items: {items.name}, metrics: probability}}\n"
+        )
         path = self.base.parent / "campaign.yaml"
         path.write_text(
             f"""
@@ -174,8 +184,10 @@ models: {{math: math, code: code}}
 merge: {{method: task_arithmetic, groups: {groups}, scaling: {{fixed: 1.0}}}}
 goals:
   - metric: skill
-    objective: {{items: {items.name}, connection: {{retries: 0}}, {objective}}}
-sampler: random
+    objective:
+      {{items: {items.name}, {objective},
+       connection: {{retries: 4, first_wait: 0.001, longest_wait: 0.01, concurrency: 1}}}}
+{local if home else ""}sampler: random
 budget: {{trials: 2}}
 study: study
 """
