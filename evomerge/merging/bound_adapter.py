@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from threading import Lock
 from types import MappingProxyType
 
 import torch
@@ -20,29 +23,45 @@ from evomerge.merging.scratch import Scratch
 FACTOR_BYTES = 128_000_000
 """What factors of adapters may take in memory; beyond that they are read anew each time."""
 
+FactorKey = tuple[int, str, torch.dtype]
+"""Whose they are, of which tensor, and their dtype."""
+
 BLOCK = 2**14
 """Entries summed at once for DoRA's norms; so few that torch never shares them among threads."""
 
 
 class FactorCache:
-    """Factors that stay in memory, in the dtype of the arithmetic, up to a number of bytes."""
+    """Factors that stay in memory, in the dtype of the arithmetic, up to a number of bytes.
+
+    Those that were not asked for longest make room: the stretches of one tensor find its factors,
+    however many adapters there are. Threads may use it at the same time.
+    """
 
     def __init__(self, most: int = FACTOR_BYTES) -> None:
         self._room = most
-        self._known: dict[tuple[int, str, torch.dtype], tuple[Factors, Tensor | None]] = {}
+        self._known: OrderedDict[FactorKey, tuple[Factors, Tensor | None]] = OrderedDict()
+        self._lock = Lock()
 
-    def get(self, key: tuple[int, str, torch.dtype]) -> tuple[Factors, Tensor | None] | None:
+    def get(self, key: FactorKey) -> tuple[Factors, Tensor | None] | None:
         """What `keep` kept."""
-        return self._known.get(key)
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
 
-    def keep(
-        self, key: tuple[int, str, torch.dtype], factors: Factors, gain: Tensor | None
-    ) -> None:
-        """Remember, if there is room."""
-        size = factors.size + (gain.nbytes if gain is not None else 0)
-        if size <= self._room:
-            self._room -= size
+    def keep(self, key: FactorKey, factors: Factors, gain: Tensor | None) -> None:
+        """Remember, if it is not larger than the whole cache."""
+        with self._lock:
+            if key in self._known:
+                return
             self._known[key] = factors, gain
+            self._room -= _size(factors, gain)
+            while self._room < 0:
+                self._room += _size(*self._known.popitem(last=False)[1])
+
+
+def _size(factors: Factors, gain: Tensor | None) -> int:
+    return factors.size + (0 if gain is None else gain.nbytes)
 
 
 class BoundAdapter:
@@ -103,6 +122,21 @@ class BoundAdapter:
         if change.replaced is not None or low_rank is None or low_rank.magnitude is not None:
             return None
         return lambda: self._factors(name, low_rank, torch.float32, Scratch())[0]
+
+    def identity(self, name: str) -> str | None:
+        """What decides the change of a tensor on a given base; None if that is not known."""
+        change = self.changes.get(name)
+        if change is None:
+            return None
+        low_rank, added = change.low_rank, change.added
+        stored = [change.replaced, added and added.name]
+        if low_rank is not None:
+            stored += [low_rank.down, low_rank.up, low_rank.magnitude]
+        found = [each and self.adapter.stored.identity(each) for each in stored]
+        if any(each and not known for each, known in zip(stored, found, strict=True)):
+            return None
+        numbers = low_rank and (low_rank.rank, low_rank.scale, low_rank.transposed)
+        return json.dumps(["adapter", *found, numbers, added and added.factor])
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start to stop of a task vector, float32, in the tensor's shape but for the first.

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from evomerge.merging import words as at
 from evomerge.merging.halves import load
+from evomerge.merging.product_loops import fill
 
 LANES = 2
 """Tables of counts per model, filled in turn: equal neighbours need not wait for each other."""
@@ -17,7 +18,19 @@ _STRIP = 256
 _16 = np.uint32(16)
 _CODE = np.uint32(0x7FFF)
 
+Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+
+
+@at.compiled
+def _count(codes: NDArray[np.uint16], count: int, tables: Integers) -> None:
+    """Count the first codes in two tables, ``(LANES, CODES)``."""
+    even, odd = tables[0], tables[1]
+    for j in range(0, count - 1, 2):
+        even[codes[j]] += 1
+        odd[codes[j + 1]] += 1
+    if count % 2:
+        even[codes[count - 1]] += 1
 
 
 @at.compiled
@@ -40,9 +53,38 @@ def count_codes(
             load(kinds[i + 1], addresses[i + 1], first, model, count)
             for j in range(count):
                 codes[j] = (at.as_bits(model[j] - base[j]) >> _16) & _CODE
-            even, odd = counts[i, 0], counts[i, 1]
-            for j in range(0, count - 1, 2):
-                even[codes[j]] += 1
-                odd[codes[j + 1]] += 1
-            if count % 2:
-                even[codes[count - 1]] += 1
+            _count(codes, count, counts[i])
+
+
+@at.compiled
+def count_entries(vector: Floats, stop: int, counts: Integers) -> None:
+    """Count the codes of the first entries of a task vector that is stored.
+
+    Args:
+        counts: ``(LANES, CODES)``, added to.
+    """
+    codes = np.empty(_STRIP, np.uint16)
+    for first in range(0, stop, _STRIP):
+        count = min(_STRIP, stop - first)
+        for j in range(count):
+            codes[j] = (at.as_bits(vector[first + j]) >> _16) & _CODE
+        _count(codes, count, counts)
+
+
+@at.compiled
+def count_product(
+    records: Integers, columns: int, stop: int, room: Floats, counts: Integers
+) -> None:
+    """Count the codes of one adapter's task vector, a stretch of it at a time.
+
+    Args:
+        records: of its factors, ``(1, 5)``, see `evomerge.merging.product_loops`.
+        columns: of the tensor.
+        stop: entries of the tensor.
+        room: for a stretch; whole tiles are used if it holds a multiple of their rows.
+        counts: ``(LANES, CODES)``, added to.
+    """
+    for first in range(0, stop, len(room)):
+        end = min(first + len(room), stop)
+        fill(room.ctypes.data, records, columns, first, end)
+        count_entries(room, end - first, counts)

@@ -19,15 +19,9 @@ from evomerge.checkpoint.dtypes import dtype_word, torch_dtype
 from evomerge.checkpoint.models import Model
 from evomerge.merging.bound_adapter import BoundAdapter, FactorCache
 from evomerge.merging.draws import fill_uniform
-from evomerge.merging.fused import Counting, Formula, Run, blend
+from evomerge.merging.fused import Formula, Run, blend
 from evomerge.merging.low_rank import Factors, fill_product
-from evomerge.merging.magnitudes import (
-    CODES,
-    MagnitudeTable,
-    Threshold,
-    add_counts,
-    sparsify,
-)
+from evomerge.merging.magnitudes import Threshold, sparsify
 from evomerge.merging.method import MergeMethod, Settings
 from evomerge.merging.products import Lazy, Products
 from evomerge.merging.scratch import Scratch
@@ -307,50 +301,6 @@ def copied(source: Stored, name: str, out: torch.dtype, scratch: Scratch) -> Ite
     """A checkpoint's own tensor piece by piece; its very bits where the dtype is the same."""
     for span in spans(source.entry(name).count):
         yield span[0], _stored(read(source, name, span, scratch), out, scratch)
-
-
-class Tally:
-    """Counts the entries of several task vectors by their codes, stretch by stretch.
-
-    Args:
-        models: whose task vectors are counted, by their place.
-        compiled: use the compiled loops, which take the dtypes of base and models.
-    """
-
-    def __init__(self, models: Sequence[int], *, compiled: bool) -> None:
-        self._models = tuple(models)
-        self._compiled = Counting(len(models)) if compiled else None
-        self._counts = [torch.zeros(CODES, dtype=torch.int64) for _ in models]
-
-    def add(self, inputs: Inputs, span: tuple[int, int], scratch: Scratch) -> None:
-        """Count some entries of a tensor."""
-        if self._compiled is not None:
-            runs = read_runs(inputs, self._models, span, scratch)
-            self._compiled.add(runs, span[1] - span[0])
-            return
-        # A difference of float32 numbers has the same code whether float64 held it or not.
-        stretch = Stretch(inputs, inputs.arithmetic(self._models), span, scratch, {})
-        for counts, i in zip(self._counts, self._models, strict=True):
-            add_counts(counts, stretch.vector(i), scratch)
-
-    def counts(self) -> list[Tensor]:
-        """``(2**15,)`` int64 by model."""
-        return self._counts if self._compiled is None else self._compiled.counts()
-
-
-def magnitude_tables(
-    inputs: Inputs, models: Sequence[int], scratch: Scratch, *, compiled: bool = False
-) -> dict[int, MagnitudeTable]:
-    """Count the task vectors of some models, in one pass over the base.
-
-    Args:
-        compiled: use the compiled loops, which take the dtypes of these checkpoints.
-    """
-    tally = Tally(models, compiled=compiled)
-    for span in spans(inputs.count, COMPILED_CHUNK if compiled else None):
-        tally.add(inputs, span, scratch)
-    pairs = zip(models, tally.counts(), strict=True)
-    return {i: MagnitudeTable.of(found, inputs.count) for i, found in pairs}
 
 
 def _stored(entries: Tensor, out: torch.dtype, scratch: Scratch) -> Tensor:

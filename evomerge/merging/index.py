@@ -44,8 +44,7 @@ class VectorKey(NamedTuple):
         tensor: its name.
         model: the model's name.
         entries: how many it has.
-        base, source: the tensor's identity in base and model; None where it is not known, and of
-            adapters.
+        base, source: the tensor's identity in base and model; None where it is not known.
     """
 
     tensor: str

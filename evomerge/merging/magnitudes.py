@@ -18,7 +18,6 @@ whole and drops the rest, by lot (`evomerge.merging.lots`), so that every entry 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,15 +78,9 @@ class MagnitudeTable:
         kind = np.uint32 if count < 2**32 else np.int64
         return cls(codes.astype(np.uint16), np.cumsum(found[codes]).astype(kind), count)
 
-    @classmethod
-    def together(cls, tables: Iterable[MagnitudeTable]) -> MagnitudeTable:
-        """The table of the entries of several tensors."""
-        counts, count = np.zeros(CODES, np.int64), 0
-        for table in tables:
-            reached: NDArray[np.int64] = table.reached.astype(np.int64)
-            counts[table.codes] += np.diff(reached, prepend=np.int64(0))
-            count += table.count
-        return cls.of(torch.from_numpy(counts), count)
+    def add_to(self, counts: Tensor) -> None:
+        """Add how many entries have which code, but for 0, to ``(2**15,)`` int64."""
+        counts.numpy()[self.codes] += np.diff(self.reached.astype(np.int64), prepend=np.int64(0))
 
     @property
     def size(self) -> int:

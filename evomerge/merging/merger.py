@@ -17,7 +17,6 @@ from evomerge.checkpoint.models import Model
 from evomerge.checkpoint.names import quoted, shown
 from evomerge.checkpoint.writer import CheckpointWriter
 from evomerge.errors import CheckpointError, UsageError
-from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.compatibility import merges, problems, stored_twice
 from evomerge.merging.entries import (
     Inputs,
@@ -25,7 +24,6 @@ from evomerge.merging.entries import (
     TensorMerge,
     bound,
     copied,
-    magnitude_tables,
     may_differ,
     merged,
     stretches,
@@ -40,6 +38,7 @@ from evomerge.merging.plan import Mask, MergePlan, Vocabulary
 from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
+from evomerge.merging.tally import Each, magnitude_tables, product_tables
 from evomerge.merging.threads import one_thread_each, spread
 from evomerge.merging.to_disk import StreamedMerge
 from evomerge.merging.vocabulary import refitted
@@ -269,9 +268,14 @@ class Merger:
         return method_named(plan.method).used(settings)
 
     def tables(
-        self, name: str, plan: MergePlan, settings: Settings
+        self, name: str, plan: MergePlan, settings: Settings, each: Each = map
     ) -> tuple[dict[int, MagnitudeTable], tuple[int, ...]]:
-        """The tables of magnitudes that the merge of a tensor needs: known ones, and the rest."""
+        """The tables of magnitudes that the merge of a tensor needs, and whose are yet to be made.
+
+        Args:
+            name, plan, settings: of the tensor.
+            each: for the tables of adapters that need no entries of the base: see `product_tables`.
+        """
         method = method_named(plan.method)
         densities = method.densities(settings)
         if densities is None:
@@ -284,7 +288,7 @@ class Merger:
                     return self._counted(self._inputs(tensor, plan), plan.models, sparse, scratch)
 
             return self._pool.tables(plan.models, sparse, of_tensor), ()
-        known = self._known(name, plan.models, sparse)
+        known = self._known(self._inputs(name, plan), plan.models, sparse, each)
         return known, tuple(i for i in sparse if i not in known)
 
     def keep(self, name: str, model: str, table: MagnitudeTable) -> None:
@@ -343,16 +347,23 @@ class Merger:
         return Inputs(name, self.base, models, plan.models, plan.seed)
 
     def _known(
-        self, name: str, models: Sequence[str], wanted: Sequence[int]
+        self, inputs: Inputs, models: Sequence[str], wanted: Sequence[int], each: Each = map
     ) -> dict[int, MagnitudeTable]:
-        found = {i: self.index.find(self._vector(name, models[i])) for i in wanted}
-        return {i: table for i, table in found.items() if table is not None}
+        """Tables of the index, and of adapters whose factors are all that is needed."""
+        found = {i: self.index.find(self._vector(inputs.name, models[i])) for i in wanted}
+        known = {i: table for i, table in found.items() if table is not None}
+        if self.compiled and len(known) < len(wanted):
+            made = product_tables(inputs, [i for i in wanted if i not in known], each)
+            for i, table in made.items():
+                self.keep(inputs.name, models[i], table)
+            known |= made
+        return known
 
     def _counted(
         self, inputs: Inputs, models: Sequence[str], wanted: Sequence[int], scratch: Scratch
     ) -> dict[int, MagnitudeTable]:
         """One tensor's tables of some models, counted if they are not known."""
-        known = self._known(inputs.name, models, wanted)
+        known = self._known(inputs, models, wanted)
         unknown = [i for i in wanted if i not in known]
         if unknown:
             compiled = self.fits(inputs, unknown)
@@ -364,9 +375,8 @@ class Merger:
 
     def _vector(self, name: str, model: str) -> VectorKey:
         source = self.models[model]
-        digest = None if isinstance(source, BoundAdapter) else source.identity(name)
         count = self.base.entry(name).count
-        return VectorKey(name, model, count, self.base.identity(name), digest)
+        return VectorKey(name, model, count, self.base.identity(name), source.identity(name))
 
     @contextmanager
     def scratch(self) -> Iterator[Scratch]:

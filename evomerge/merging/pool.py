@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
+import torch
+
 from evomerge.merging.entries import Inputs, Stretch, stretches
-from evomerge.merging.magnitudes import MagnitudeTable
+from evomerge.merging.magnitudes import CODES, MagnitudeTable
 from evomerge.merging.method import Surveying
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.scratch import Scratch
@@ -44,9 +46,14 @@ class Pool:
         """
         with self._lock:
             if any(models[i] not in self._tables for i in wanted):
-                found = [of_tensor(name) for name in self._names]
-                for i in wanted:
-                    self._tables[models[i]] = MagnitudeTable.together(t[i] for t in found)
+                counts, entries = torch.zeros(len(wanted), CODES, dtype=torch.int64), 0
+                for name in self._names:
+                    found = of_tensor(name)
+                    for own, i in zip(counts, wanted, strict=True):
+                        found[i].add_to(own)
+                    entries += found[wanted[0]].count
+                for own, i in zip(counts, wanted, strict=True):
+                    self._tables[models[i]] = MagnitudeTable.of(own, entries)
             return {i: self._tables[models[i]] for i in wanted}
 
     def survey(

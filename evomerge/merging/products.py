@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merging.fused import loops
-from evomerge.merging.low_rank import Factors
-from evomerge.merging.magnitudes import Threshold
+from evomerge.merging.low_rank import PANEL_ROWS, Factors
+from evomerge.merging.magnitudes import CODES, Threshold
 
 Lazy = Callable[[], Factors]
+
+_ROOM = 2**14
+"""Entries of a product that are counted at once, if that holds enough rows for a tile."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,26 @@ def fill_compiled(factors: Factors, start: int, out: Tensor) -> bool:
     columns = factors.right.shape[1]
     _loops().fill(out.data_ptr(), _records([factors]), columns, start, start + len(out))
     return True
+
+
+def product_counts(factors: Factors, count: int) -> Tensor:
+    """How many entries of the product have which code of `evomerge.merging.magnitudes`.
+
+    Args:
+        factors: float32.
+        count: entries of the product.
+
+    Returns:
+        ``(2**15,)`` int64.
+    """
+    from evomerge.merging.counting import LANES, count_product  # loads numba
+
+    columns = factors.right.shape[1]
+    rows = max(PANEL_ROWS, _ROOM // max(1, columns) // PANEL_ROWS * PANEL_ROWS)
+    room = np.empty(max(1, min(count, rows * columns)), np.float32)
+    counts = np.zeros((LANES, CODES), np.int64)
+    count_product(_records([factors]), columns, count, room, counts)
+    return torch.from_numpy(counts.sum(axis=0))
 
 
 def _records(factors: Sequence[Factors]) -> NDArray[np.int64]:

@@ -14,7 +14,6 @@ from evomerge.checkpoint.writer import CheckpointWriter
 from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.entries import (
     Inputs,
-    Tally,
     TensorMerge,
     merged,
     read_runs,
@@ -28,6 +27,7 @@ from evomerge.merging.plan import MergePlan
 from evomerge.merging.scratch import Scratch
 from evomerge.merging.sources import Staged, Stored
 from evomerge.merging.stream import Block, Step, run, steps
+from evomerge.merging.tally import Tally
 
 if TYPE_CHECKING:
     from evomerge.merging.merger import Merger
@@ -46,7 +46,7 @@ class _Job:
         models: whose entries are read, by their place in the plan.
         unknown: of these, whose magnitudes are to be counted.
         tables: of magnitudes, by model.
-        tallies: counts that are not yet tables.
+        tallies: counts that are not yet tables, as many as there are threads.
     """
 
     settings: Settings
@@ -105,7 +105,8 @@ class StreamedMerge:
                 yield from steps(name, self._stored(job), counts=bool(job.unknown))
 
     def _job(self, name: str, settings: Settings) -> _Job:
-        tables, unknown = self._merger.tables(name, self._plan, settings)
+        each = map if self._pool is None else self._pool.map
+        tables, unknown = self._merger.tables(name, self._plan, settings, each)
         return _Job(settings, self._merger.used(self._plan, settings), unknown, tables)
 
     def _compute(self, step: Step, staged: Sequence[Staged], block: Block) -> Tensor | None:
@@ -142,14 +143,18 @@ class StreamedMerge:
 
     def _count(self, step: Step, inputs: Inputs, job: _Job) -> None:
         compiled = self._merger.fits(inputs, job.unknown)
+        idle = job.tallies  # of the tensor's steps before this one
 
         def count(span: tuple[int, int], scratch: Scratch) -> Tally:
-            tally = Tally(job.unknown, compiled=compiled)
+            try:
+                tally = idle.pop()
+            except IndexError:
+                tally = Tally(job.unknown, compiled=compiled)
             for part in [span] if compiled else spans(span[1], first=span[0]):
                 tally.add(inputs, part, scratch)
             return tally
 
-        job.tallies += self._shared(count, step.span)
+        job.tallies = [*self._shared(count, step.span), *idle]
         if step.span[1] < inputs.count:
             return
         by_tally = [tally.counts() for tally in job.tallies]

@@ -16,15 +16,10 @@ from pathlib import Path
 import torch
 from bench import MODELS, machine, medians, opened, write_models
 
-from evomerge.merging.entries import (
-    COMPILED_CHUNK,
-    Inputs,
-    magnitude_tables,
-    read,
-    spans,
-)
+from evomerge.merging.entries import COMPILED_CHUNK, Inputs, read, spans
 from evomerge.merging.index import WORTH_A_FILE, MagnitudeIndex, VectorKey
 from evomerge.merging.scratch import Scratch
+from evomerge.merging.tally import magnitude_tables
 
 
 def main() -> None:

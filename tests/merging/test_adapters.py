@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,13 +16,16 @@ from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.models import Model
 from evomerge.errors import CheckpointError
-from evomerge.merging import entries
+from evomerge.merging import entries, index
 from evomerge.merging.bound_adapter import BoundAdapter, FactorCache
+from evomerge.merging.entries import Inputs
 from evomerge.merging.live import LiveMerge
 from evomerge.merging.merger import Merger, method_named
 from evomerge.merging.method import Settings
 from evomerge.merging.plan import MergePlan
 from evomerge.merging.registry import METHODS
+from evomerge.merging.scratch import Scratch
+from evomerge.merging.tally import magnitude_tables, product_tables
 
 Store, Adapt = Callable[..., Checkpoint], Callable[..., Path]
 SUM = {"weight": (1.0,), "scaling": 1.0}
@@ -259,11 +263,60 @@ def test_a_head_stored_although_tied_cannot_be_adapted_apart(
         Merger(store(tensors, tie=True), {"a": opened(folder)})
 
 
-def test_the_cache_of_factors_is_bounded(store: Store, adapt: Adapt, opened: Opened) -> None:
-    cache = FactorCache(140)  # of q: (5 + 3) * 2 * 4 bytes, twice
+def test_the_cache_of_factors_holds_the_last_ones(
+    store: Store, adapt: Adapt, opened: Opened
+) -> None:
+    cache = FactorCache(140)  # of q: (5 + 3) * 2 * 4 bytes, twice; of emb: 112 bytes
     bound = BoundAdapter(store(BASE), opened(adapt(factors())), cache)
     first = bound.rows("q.weight", 0, 5)
     bound.rows("emb.weight", 0, 4)
-    assert cache.get((id(bound), "q.weight", torch.float32)) is not None
-    assert cache.get((id(bound), "emb.weight", torch.float32)) is None
+    assert cache.get((id(bound), "q.weight", torch.float32)) is None
+    assert cache.get((id(bound), "emb.weight", torch.float32)) is not None
     assert torch.equal(bound.rows("q.weight", 0, 5), first)
+
+
+def test_magnitudes_are_counted_from_factors_alone_with_the_same_result(
+    store: Store, adapt: Adapt, opened: Opened
+) -> None:
+    """Rows and columns that fill no tile, several stretches, a tensor that one leaves alone."""
+    base = store({"q.weight": random(2100, 19, seed=1), "v.weight": random(3, 3)})
+    parts = {"q.lora_A.weight": random(3, 19, seed=2), "q.lora_B.weight": random(2100, 3, seed=3)}
+    folder = adapt(parts, r=3)
+    adapter = BoundAdapter(base, opened(folder), FactorCache())
+    for name in base.tensors:
+        inputs = Inputs(name, base, [adapter])
+        (made,) = product_tables(inputs, [0]).values()
+        counted = magnitude_tables(inputs, [0], Scratch())[0]
+        assert made.codes.tolist() == counted.codes.tolist()
+        assert made.reached.tolist() == counted.reached.tolist()
+        assert made.count == counted.count
+
+
+def test_tables_of_adapters_outlive_the_process(
+    store: Store, adapt: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by the digest of the factors, and by what the config makes of them."""
+    monkeypatch.setattr(index, "WORTH_A_FILE", 1)
+    cache, tables = tmp_path / "digests.json", tmp_path / "tables"
+    base = store(BASE)
+    plans = {
+        "one": adapt(factors(), lora_alpha=8),
+        "same": adapt(factors(), lora_alpha=8),
+        "other": adapt(factors(), lora_alpha=4),
+    }
+    for folder in (base.path, *plans.values()):
+        for shard in folder.glob("*.safetensors"):
+            os.utime(shard, ns=(0, 10**18))
+    made = {}
+    for name, folder in plans.items():
+        with Checkpoint.open(base.path) as again, Adapter.open(folder) as adapter:
+            for own in (again, adapter.stored):
+                own.digests(cache)
+                own.recall(cache)
+            merger = Merger(again, {"a": adapter}, index=tables)
+            merged_q = merger.tensor(
+                "q.weight", {"weight": (1.0,), "density": (0.4,)}, "sparse_signed"
+            )
+            made[name] = len([path for path in tables.rglob("*") if path.is_file()]), merged_q
+    assert [count for count, _ in made.values()] == [1, 1, 2]
+    assert torch.equal(made["one"][1], made["same"][1])
