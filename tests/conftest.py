@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -99,7 +100,7 @@ def as_json(value: Any, status: int = 200, **headers: str) -> tuple[int, dict[st
     return status, {"Content-Type": "application/json", **named}, json.dumps(value).encode()
 
 
-FAULTS = ("429", "500", "503", "reset", "garbage", "half", "drip")
+FAULTS = ("429", "500", "503", "reset", "garbage", "half", "drip", "hang")
 
 
 def random_faults(seed: int, share: float, *kinds: str) -> Callable[[int], str | None]:
@@ -110,6 +111,15 @@ def random_faults(seed: int, share: float, *kinds: str) -> Callable[[int], str |
         return str(draw.choice(kinds or FAULTS)) if draw.random() < share else None
 
     return fault
+
+
+def settled(condition: Callable[[], bool]) -> None:
+    """Wait for the server's threads to have read what they were sent."""
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -152,9 +162,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"Content-Type": "application/json"}, b'<html>"NaN"</html>')
             case "half":
                 self._send(200, {"Content-Length": "400"}, b'{"score": 0.')
-            case "drip":
-                self._send(200, {"Content-Length": "400"}, b"{")
+            case "hang":
                 self.server.stopping.wait()
+            case "drip":  # never long between two bytes, and never at an end
+                self._send(200, {"Content-Length": "4000"}, b"{")
+                while not self.server.stopping.wait(0.02):
+                    self.wfile.write(b" ")
             case _:
                 headers = {"Retry-After": "0.01"} if fault == "429" else {}
                 self._send(int(fault), headers, b'{"error": "try again"}')

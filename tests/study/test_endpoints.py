@@ -25,7 +25,7 @@ from evomerge.study.folder import ENDPOINTS
 from evomerge.study.loop import Ending, RunResult, run
 from evomerge.study.study import Study
 from evomerge.trial import Outcome, TrialState
-from tests.conftest import Loopback, as_json, random_faults, served
+from tests.conftest import FAULTS, Loopback, as_json, random_faults, served, settled
 
 CAMPAIGN = """
 base: base
@@ -103,14 +103,15 @@ def test_a_fifth_of_requests_failing_changes_no_value_and_every_one_is_counted(
     spend = calm.spend()
     assert (spend.requests, spend.tokens) == (requests, 6 * requests)
 
-    with served(
-        Loopback(honest, random_faults(1, 0.2, "429", "500", "503", "reset", "half"))
-    ) as bad:
-        result, study = ran(make(bad, study="stormy"), workers=2)
+    faults = random_faults(2, 0.2, *FAULTS)
+    assert {faults(number) for number in range(requests)} == {None, *FAULTS}
+    with served(Loopback(honest, faults)) as bad:
+        late = ("total: 10", "read: 0.3, total: 1")
+        result, study = ran(make(bad, late, study="stormy"), workers=2)
+        settled(lambda: study.spend().requests == bad.requests)
     assert result.ending is Ending.FINISHED
     assert values(study) == values(calm)
     assert bad.requests > requests * 1.1
-    assert study.spend().requests == bad.requests
     calm.close(), study.close()
 
 

@@ -15,7 +15,7 @@ from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError, SpendError
 from evomerge.objectives.endpoint.query import Query
 from evomerge.objectives.endpoint.store import Charge, Limits, Store
-from tests.conftest import Loopback, as_json, random_faults
+from tests.conftest import Loopback, as_json, random_faults, settled
 
 Serve = Callable[..., Loopback]
 Make = Callable[..., Client]
@@ -27,15 +27,6 @@ def doubled(body: Any, path: str) -> tuple[int, dict[str, str], bytes]:
 
 def numbers(*values: int) -> list[Query]:
     return [Query({"n": n}) for n in values]
-
-
-def settled(condition: Callable[[], bool]) -> None:
-    """Wait for the server's threads to have read what they were sent."""
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
 
 
 def test_answers_come_in_the_order_of_the_queries_and_are_kept(
@@ -67,7 +58,7 @@ def test_a_fifth_of_all_requests_failing_changes_no_answer_and_every_try_is_coun
     serve: Serve, client_of: Make, store: Store
 ) -> None:
     server = serve(doubled, random_faults(5, 0.2))
-    client = client_of(server, connection={"total": 3, "retries": 12})
+    client = client_of(server, connection={"read": 0.3, "total": 1, "retries": 12})
     found = client.ask(numbers(*range(60)))
     assert [a["twice"] for a in found] == [2 * n for n in range(60)]
     assert server.requests > 65
@@ -184,12 +175,13 @@ def test_a_wait_that_is_asked_for_is_kept_and_one_too_long_is_not(
     assert time.monotonic() - started >= 0.2
 
 
-@pytest.mark.parametrize("fault", ["drip", "half", "garbage", "reset"])
+@pytest.mark.parametrize("fault", ["drip", "hang", "half", "garbage", "reset"])
 def test_a_reply_that_is_not_whole_is_tried_again(
     fault: str, serve: Serve, client_of: Make
 ) -> None:
     server = serve(doubled, lambda number: fault if number == 0 else None)
-    client = client_of(server, connection={"total": 0.5} if fault == "drip" else {})
+    late = {"drip": {"total": 0.5}, "hang": {"read": 0.5}}
+    client = client_of(server, connection=late.get(fault, {}))
     assert client.ask(numbers(4)) == [{"twice": 8}]
     assert server.requests >= 2
 
