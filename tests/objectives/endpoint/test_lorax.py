@@ -26,7 +26,7 @@ CHOICES = [{"prompt": f"{i}+1=", "choices": ["4", "55"], "answer": i % 2} for i 
 
 
 class Lorax:
-    """``/generate`` of LoRAX.
+    """``/generate`` of LoRAX, with what its router and its shards refuse.
 
     Attributes:
         frozen: whether the first mix of a prompt is cached under the prompt alone.
@@ -42,13 +42,19 @@ class Lorax:
         assert path == "/generate"
         given = body["parameters"]
         mix = given.get("merged_adapters")
-        if not body["inputs"] or given["max_new_tokens"] < 1:
-            return self.refused("`inputs` must not be empty")
+        if not body["inputs"]:
+            return self.refused("`inputs` cannot be empty")
+        if given["max_new_tokens"] < 1:
+            return self.refused("`max_new_tokens` must be strictly positive")
         if mix is not None:
             if "adapter_id" in given:
-                return self.refused("adapter_id and merged_adapters together")
-            if not mix["ids"] or len(mix["ids"]) != len(mix["weights"]):
-                return self.refused("`ids` and `weights` must have the same, non-zero length")
+                return self.refused("at most one of `adapter_id` or `merged_adapters`")
+            if not mix["ids"]:
+                return self.refused("`merged_adapters.ids` must be non-empty")
+            if len(mix["ids"]) != len(mix["weights"]):
+                return self.refused("`ids` and `weights` must have the same length")
+            # An unknown strategy is no 422: the router's thread panics, and the socket closes.
+            assert mix["merge_strategy"] in ("linear", "ties", "dare_linear", "dare_ties")
             self.mixes.append(mix)
         ids = self.world.encode(body["inputs"])
         state = self.state(mix)
@@ -168,6 +174,46 @@ def test_ties_has_one_density_and_nothing_else_is_trimmed(world: World, write_it
         assert made._mix(mix("ties", 0.5))["merged_adapters"]["merge_strategy"] == "ties"
 
 
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({"adapter_id": "/data/math"}, "at most one of `adapter_id` or `merged_adapters`"),
+        ({"merged_adapters": {"ids": [], "weights": []}}, "must be non-empty"),
+        ({"merged_adapters": {"ids": ["/data/math"], "weights": []}}, "the same length"),
+        ({"max_new_tokens": 0}, "must be strictly positive"),
+        ({"merged_adapters": {"ids": ["/data/math"], "weights": [1], "merge_strategy": "dares"}},
+         "RemoteProtocolError|ReadError"),
+    ],
+)  # fmt: skip
+def test_what_lorax_refuses_fails_the_trial_in_its_words(
+    sent: dict[str, Any], said: str, world: World, write_items: Write
+) -> None:
+    """None of it is what the objective sends, so it is put into its requests on their way."""
+    lorax = Lorax(world)
+
+    def meddled(body: Any, path: str) -> Any:
+        merges = "merged_adapters" in body["parameters"]
+        changed = {**body["parameters"], **sent} if merges else body["parameters"]
+        return lorax({**body, "parameters": changed}, path)
+
+    with (
+        objective(meddled, write_items(*CHOICES)) as made,
+        pytest.raises(EndpointError, match=said) as caught,
+    ):
+        made.evaluate(world.candidate([0.5, 0.5], shared=True), [0])
+    assert type(caught.value) is EndpointError, "the campaign goes on"
+    assert lorax.mixes == []
+
+
+def test_strategies_that_are_drawn_or_unknown_are_not_sent(write_items: Write) -> None:
+    items = write_items(*CHOICES)
+    for strategy in ("dare_ties", "dares"):
+        with pytest.raises(UsageError, match="strategy is"):
+            LoraxObjective(
+                {"url": "http://x", "items": items.name, "strategy": strategy}, folder=items.parent
+            )
+
+
 def test_a_single_adapter_is_refused_for_its_weight_would_be_ignored(
     world: World, write_items: Write
 ) -> None:
@@ -184,6 +230,7 @@ def test_a_single_adapter_is_refused_for_its_weight_would_be_ignored(
 def test_a_campaign_is_run_only_if_the_cache_knows_the_mix(
     frozen: bool, world: World, write_items: Write
 ) -> None:
+    """LoRAX has no state that could be read back: stale answers are the self-test's to find."""
     with served(Loopback(Lorax(world, frozen=frozen))) as server:
         said = f'type: lorax, url: "{server.url}", adapters: "/data/{{model}}"'
         campaign = world.campaign(write_items(*CHOICES), said)
