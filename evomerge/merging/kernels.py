@@ -2,7 +2,7 @@
 
 Every loop does to an entry what the torch code beside it does (`evomerge.merging.entries`,
 `evomerge.merging.fusion`), with the same roundings in the same order, so both give the same bits;
-only the payload of NaN may differ. Compiled by numba at the first call and kept on disk; run
+only the bits of NaN may differ. Compiled by numba at the first call and kept on disk; run
 without the interpreter's lock, so that threads can share the work. Importing this loads numba.
 
 Up to `UNROLLED` models in bfloat16 throughout are written out, with everything in registers; any
@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from evomerge.merging import words as at
 from evomerge.merging.halves import KINDS as KINDS
-from evomerge.merging.halves import Floats, load, rounded, store
+from evomerge.merging.halves import Floats, load, store
+from evomerge.merging.lanes import EXACT, PLAIN, SMOOTH, WHOLE
+from evomerge.merging.pair_words import adding, electing
 
-WHOLE, PLAIN, SMOOTH, EXACT = 1, 2, 4, 5
 UNROLLED = 8
 
 _STRIP = 128
@@ -40,12 +41,14 @@ _STRIP = 128
 _NEAR, _FAR = 512, 2048
 """Bytes ahead of their use at which memory is asked for: the best of 256 to 8192, measured."""
 
-_BLOCK = 16 * at.FETCHED_LINES
-"""Words of 32 bits between two such requests."""
+_LANES = 16
+"""Words of 32 bits in a cache line."""
+
+_add_line, _add_word = adding(_LANES), adding(1)
+_elect_line, _elect_word = electing(_LANES), electing(1)
 
 _16 = np.uint32(16)
 _13 = np.uint32(13)
-_UPPER = np.uint32(0xFFFF0000)
 _TOP = np.uint32(0x80000000)
 _ZERO = np.float32(0)
 _NO_LOT = np.uint32(0)
@@ -109,53 +112,6 @@ def _kept(vector: np.float32, rule: Any, hashed: Any) -> Any:
     return _ZERO if dropped else term
 
 
-def _sum(total: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
-    """The total and the terms of all models, added in their order."""
-
-
-@overload(_sum, strict=False)
-def _typed_sum(total: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
-    if entries.count == 0:
-        return lambda total, base, entries, rules, hashed: total
-
-    def more(total: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
-        more = _plus(total, entries[0] - base, rules[0], hashed)
-        return _sum(more, base, entries[1:], rules[1:], hashed)
-
-    return more
-
-
-def _sum_of(total: Any, terms: Any) -> Any:
-    """The total and the terms, added in their order."""
-
-
-@overload(_sum_of, strict=False)
-def _typed_sum_of(total: Any, terms: Any) -> Any:
-    if terms.count == 0:
-        return lambda total, terms: total
-    return lambda total, terms: _sum_of(total + terms[0], terms[1:])
-
-
-def _agreeing(mass: Any, weight: Any, terms: Any, rules: Any, side: Any) -> Any:
-    """Two sums over the terms on one side of 0: their sizes, and their factors' sizes.
-
-    Args:
-        side: the sign bit of that side.
-    """
-
-
-@overload(_agreeing, strict=False)
-def _typed_agreeing(mass: Any, weight: Any, terms: Any, rules: Any, side: Any) -> Any:
-    if terms.count == 0:
-        return lambda mass, weight, terms, rules, side: (mass, weight)
-
-    def more(mass: Any, weight: Any, terms: Any, rules: Any, side: Any) -> Any:
-        found = _joined(mass, weight, terms[0], rules[0], side)
-        return _agreeing(found[0], found[1], terms[1:], rules[1:], side)
-
-    return more
-
-
 @at.compiled
 def _joined(mass: np.float32, weight: np.float32, term: np.float32, rule: Any, side: Any) -> Any:
     size = at.as_float(np.uint32(at.as_bits(term) ^ side))
@@ -173,31 +129,6 @@ def _mean(total: np.float32, mass: np.float32, weight: np.float32) -> Any:
 
 
 @at.compiled
-def _elected(base: np.float32, terms: Any, rules: Any, scaling: np.float32) -> Any:
-    total = _sum_of(_ZERO, terms)
-    mass, weight = _agreeing(_ZERO, _ZERO, terms, rules, np.uint32(at.as_bits(total) & _TOP))
-    return base + _ZERO + _mean(total, mass, weight) * scaling
-
-
-@at.compiled
-def _joint(lower: np.float32, upper: np.float32) -> Any:
-    """Two bfloat16 numbers in one word."""
-    return np.uint32(np.uint32(rounded(lower) >> _16) | np.uint32(rounded(upper) & _UPPER))
-
-
-@at.compiled
-def _add_pairs(
-    out: int, places: Any, rules: Any, key: int, start: int, first: int, last: int
-) -> None:
-    for j in range(first, last):
-        entries, hashed = at.lower_of(places, j), _hashed(start + 2 * j, key, rules)
-        lower = _sum(entries[0] + _ZERO, entries[0], entries[1:], rules, hashed)
-        entries, hashed = at.upper_of(places, j), _hashed(start + 2 * j + 1, key, rules)
-        upper = _sum(entries[0] + _ZERO, entries[0], entries[1:], rules, hashed)
-        at.put_word(out, j, _joint(lower, upper))
-
-
-@at.compiled
 def add_bf16(
     out: int,
     addresses: Integers,
@@ -208,10 +139,7 @@ def add_bf16(
     sources: Nones,
     columns: Nones,
 ) -> None:
-    """The plain sum of `merge`, of models in bfloat16 throughout, all in registers.
-
-    Words of two entries are read, and taken apart by a shift and a mask: nothing is ever brought
-    into another order.
+    """The plain sum of `merge`, of models in bfloat16 throughout.
 
     Args:
         out, addresses, rules: as for `merge`, without dtypes.
@@ -222,28 +150,13 @@ def add_bf16(
     """
     places = at.numbers_of(addresses.ctypes.data, sources)
     table = at.rows_of(rules.ctypes.data, sources[1:], columns)
-    whole = pairs // _BLOCK * _BLOCK
-    for first in range(0, whole, _BLOCK):
+    whole = pairs // _LANES * _LANES
+    for first in range(0, whole, _LANES):
         at.fetch_near(places, 4 * first + _NEAR)
         at.fetch_far(places, 4 * first + _FAR)
-        _add_pairs(out, places, table, key, start, first, first + _BLOCK)
-    _add_pairs(out, places, table, key, start, whole, pairs)
-
-
-def _keep_terms(rows: Any, j: int, base: Any, entries: Any, rules: Any, hashed: Any) -> None:
-    """Put the terms of all models where `kept_of` finds them."""
-
-
-@overload(_keep_terms, strict=False)
-def _typed_keep_terms(rows: Any, j: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> Any:
-    if entries.count == 0:
-        return lambda rows, j, base, entries, rules, hashed: None
-
-    def more(rows: Any, j: Any, base: Any, entries: Any, rules: Any, hashed: Any) -> None:
-        at.keep(rows[0], j, _kept(entries[0] - base, rules[0], hashed))
-        _keep_terms(rows[1:], j, base, entries[1:], rules[1:], hashed)
-
-    return more
+        _add_line(out, places, first, table, key, start)
+    for j in range(whole, pairs):
+        _add_word(out, places, j, table, key, start)
 
 
 @at.compiled
@@ -260,55 +173,19 @@ def elect_bf16(
 ) -> None:
     """The election of `merge`, of models in bfloat16 throughout.
 
-    In two steps over each strip: an entry of all at once is too long a chain of operations for a
-    processor to begin the next one meanwhile.
-
     Args:
         out, addresses, rules, pairs, key, start, sources, columns: as for `add_bf16`.
         scaling: as for `merge`.
     """
-    terms = np.empty(
-        (len(sources) - 1, 2, _STRIP), np.float32
-    )  # lives until the call below is over
-    _elect_strips(out, addresses, rules, scaling, pairs, key, start, sources, columns, terms)
-
-
-@at.compiled
-def _elect_strips(
-    out: int,
-    addresses: Integers,
-    rules: Floats,
-    scaling: np.float32,
-    pairs: int,
-    key: int,
-    start: int,
-    sources: Nones,
-    columns: Nones,
-    terms: Floats,
-) -> None:
     places = at.numbers_of(addresses.ctypes.data, sources)
     table = at.rows_of(rules.ctypes.data, sources[1:], columns)
-    rows = np.int64(terms.ctypes.data) + 8 * _STRIP * np.arange(len(terms))
-    lowers = at.numbers_of(rows.ctypes.data, sources[1:])
-    rows += 4 * _STRIP
-    uppers = at.numbers_of(rows.ctypes.data, sources[1:])
-    for first in range(0, pairs, _STRIP):
-        count = min(_STRIP, pairs - first)
-        for ahead in range(4 * first, 4 * (first + count), 64 * at.FETCHED_LINES):
-            at.fetch_near(places, ahead + _NEAR)
-            at.fetch_far(places, ahead + _FAR)
-        for j in range(count):
-            place = start + 2 * (first + j)
-            entries, hashed = at.lower_of(places, first + j), _hashed(place, key, table)
-            _keep_terms(lowers, j, entries[0], entries[1:], table, hashed)
-            entries, hashed = at.upper_of(places, first + j), _hashed(place + 1, key, table)
-            _keep_terms(uppers, j, entries[0], entries[1:], table, hashed)
-        for j in range(count):
-            base = at.lower_of(places[:1], first + j)[0]
-            lower = _elected(base, at.kept_of(lowers, j), table, scaling)
-            base = at.upper_of(places[:1], first + j)[0]
-            upper = _elected(base, at.kept_of(uppers, j), table, scaling)
-            at.put_word(out, first + j, _joint(lower, upper))
+    whole = pairs // _LANES * _LANES
+    for first in range(0, whole, _LANES):
+        at.fetch_near(places, 4 * first + _NEAR)
+        at.fetch_far(places, 4 * first + _FAR)
+        _elect_line(out, places, first, table, key, start, scaling)
+    for j in range(whole, pairs):
+        _elect_word(out, places, j, table, key, start, scaling)
 
 
 @at.compiled

@@ -4,67 +4,56 @@ A tile is some rows of some columns. Its sums stay in registers over all models 
 numba's own loops do not achieve. Products are rounded before they are added, as everywhere.
 
 Numba keeps compiled loops on disk until the file that they stand in changes, and does not look
-here: after a change here, delete ``evomerge/merging/__pycache__``.
+here: after a change here or in `evomerge.merging.lanes`, delete ``evomerge/merging/__pycache__``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba.core.cgutils
+import numba.core
 import numba.extending
 from llvmlite import ir
 
+from evomerge.merging.lanes import FLOAT, HALF, LONG, SMOOTH, WHOLE, Lanes, cgutils
+
 types: Any = numba.core.types
-cgutils: Any = numba.core.cgutils
 
 RECORD = 5
 """Numbers of a model in the table of places: left, its stride, right, its stride, rank."""
 RULE = 4
 """Numbers of a model in the table of rules: factor, low, high, fraction."""
 
-_FLOAT, _HALF, _WORD, _LONG = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
-
-class _Tile:
+class _Tile(Lanes):
     """Writes the code of one tile."""
 
     def __init__(self, builder: Any, rows: int, lanes: int) -> None:
-        self.builder, self.rows, self.lanes = builder, rows, lanes
-        self.floats = ir.VectorType(_FLOAT, lanes)
-        self.words = ir.VectorType(_WORD, lanes)
-        self.halves = ir.VectorType(_HALF, lanes)
+        super().__init__(builder, lanes)
+        self.rows = rows
+        self.halves = ir.VectorType(HALF, lanes)
 
     def at(self, kind: Any, address: Any, offset: Any = 0) -> Any:
         """A pointer some bytes behind an address."""
-        offset = _LONG(offset) if isinstance(offset, int) else offset
+        offset = LONG(offset) if isinstance(offset, int) else offset
         return self.builder.inttoptr(self.builder.add(address, offset), kind.as_pointer())
 
-    def number(self, address: Any, place: int) -> Any:
-        return self.builder.load(self.at(_LONG, address, 8 * place))
-
-    def everywhere(self, value: Any) -> Any:
-        empty = ir.Constant(self.floats, ir.Undefined)
-        first = self.builder.insert_element(empty, value, _WORD(0))
-        zeros = ir.Constant(ir.VectorType(_WORD, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, empty, zeros)
+    def integer(self, address: Any, place: int) -> Any:
+        return self.builder.load(self.at(LONG, address, 8 * place))
 
     def entry(self, address: Any, place: int) -> Any:
         """One float32 in all lanes."""
-        return self.everywhere(self.builder.load(self.at(_FLOAT, address, 4 * place)))
-
-    def word(self, number: int) -> Any:
-        return ir.Constant(self.words, [number] * self.lanes)
+        return self.everywhere(self.builder.load(self.at(FLOAT, address, 4 * place)))
 
     def products(self, record: Any) -> list[Any]:
         """A model's task vector: one slot per row."""
         b = self.builder
-        left, left_stride, right, right_stride, rank = (self.number(record, i) for i in range(5))
+        left, left_stride, right, right_stride, rank = (self.integer(record, i) for i in range(5))
         slots = [cgutils.alloca_once(b, self.floats) for _ in range(self.rows)]
         first = b.load(self.at(self.floats, right), align=4)
         for row, slot in enumerate(slots):
             b.store(b.fmul(self.entry(left, row), first), slot)
-        with cgutils.for_range(b, rank, start=_LONG(1)) as loop:
+        with cgutils.for_range(b, rank, start=LONG(1)) as loop:
             line = b.load(self.at(self.floats, right, b.mul(right_stride, loop.index)), align=4)
             column = b.add(left, b.mul(left_stride, loop.index))
             for row, slot in enumerate(slots):
@@ -74,33 +63,16 @@ class _Tile:
 
     def loaded(self, address: Any) -> Any:
         """bfloat16 entries as float32, without -0."""
-        b = self.builder
-        stored = b.zext(b.load(self.at(self.halves, address), align=2), self.words)
-        found = b.bitcast(b.shl(stored, self.word(16)), self.floats)
-        return b.fadd(found, ir.Constant(self.floats, [0.0] * self.lanes))
+        stored = self.builder.load(self.at(self.halves, address), align=2)
+        return self.positive_zero(self.lower(self.builder.zext(stored, self.words)))
 
     def put(self, value: Any, address: Any) -> None:
-        """Rounded to bfloat16, to nearest, ties to even."""
+        """Rounded to bfloat16; NaN of factors can have any lower half."""
         b = self.builder
-        bits = b.bitcast(value, self.words)
-        odd = b.and_(b.lshr(bits, self.word(16)), self.word(1))
-        rounded = b.add(b.add(bits, self.word(0x7FFF)), odd)
         nan = b.fcmp_unordered("uno", value, value)
-        rounded = b.select(nan, self.word(0x7FC00000), rounded)
+        rounded = b.select(nan, self.word(0x7FC00000), self.rounded(value))
         half = b.trunc(b.lshr(rounded, self.word(16)), self.halves)
         b.store(half, self.at(self.halves, address), align=2)
-
-    def added(self, total: Any, vector: Any, rule: Any, masked: bool) -> Any:
-        """The total and a model's term."""
-        b = self.builder
-        factor = self.entry(rule, 0)
-        if not masked:
-            return b.fadd(total, b.fmul(vector, factor))
-        size = b.bitcast(b.and_(b.bitcast(vector, self.words), self.word(0x7FFFFFFF)), self.floats)
-        thinned = b.fmul(vector, self.entry(rule, 3))
-        kept = b.select(b.fcmp_ordered("<", size, self.entry(rule, 2)), thinned, vector)
-        dropped = b.fcmp_ordered("<", size, self.entry(rule, 1))
-        return b.select(dropped, total, b.fadd(total, b.fmul(kept, factor)))
 
 
 def filling(rows: int, lanes: int) -> Any:
@@ -110,7 +82,7 @@ def filling(rows: int, lanes: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             tile = _Tile(builder, rows, lanes)
             for row, slot in enumerate(tile.products(args[2])):
-                where = tile.at(tile.floats, args[0], builder.mul(args[1], _LONG(row)))
+                where = tile.at(tile.floats, args[0], builder.mul(args[1], LONG(row)))
                 builder.store(builder.load(slot), where, align=4)
             return context.get_dummy_value()
 
@@ -128,15 +100,16 @@ def adding(rows: int, lanes: int, *, masked: bool) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             b, tile = builder, _Tile(builder, rows, lanes)
             out, base, stride, records, rules, models = args
-            steps = [b.mul(stride, _LONG(row)) for row in range(rows)]
+            steps = [b.mul(stride, LONG(row)) for row in range(rows)]
             totals = [cgutils.alloca_once(b, tile.floats) for _ in range(rows)]
             for total, step in zip(totals, steps, strict=True):
                 b.store(tile.loaded(b.add(base, step)), total)
             with cgutils.for_range(b, models) as loop:
-                slots = tile.products(b.add(records, b.mul(loop.index, _LONG(8 * RECORD))))
-                rule = b.add(rules, b.mul(loop.index, _LONG(4 * RULE)))
+                slots = tile.products(b.add(records, b.mul(loop.index, LONG(8 * RECORD))))
+                numbers = b.add(rules, b.mul(loop.index, LONG(4 * RULE)))
+                rule = [tile.entry(numbers, i) for i in range(SMOOTH if masked else WHOLE)]
                 for total, slot in zip(totals, slots, strict=True):
-                    b.store(tile.added(b.load(total), b.load(slot), rule, masked), total)
+                    b.store(tile.plus(b.load(total), b.load(slot), rule), total)
             for total, step in zip(totals, steps, strict=True):
                 tile.put(b.load(total), b.add(out, step))
             return context.get_dummy_value()

@@ -59,65 +59,6 @@ def _pointer(builder: Any, kind: Any, address: Any, index: Any) -> Any:
     return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
 
 
-def _apart(builder: Any, access: Any, side: str) -> Any:
-    """Says that the three kinds of memory never overlap, or nothing would vectorise."""
-    add = builder.module.add_metadata
-    domain = add(["evomerge"])
-    scopes = {name: add([f"evomerge {name}", domain]) for name in ("read", "kept", "written")}
-    access.set_metadata("alias.scope", add([scopes.pop(side)]))
-    access.set_metadata("noalias", add(list(scopes.values())))
-    return access
-
-
-def _gathering(widened: Callable[[Any, Any], Any], side: str) -> Any:
-    """A function that reads the word with the same index in several arrays, as a tuple of float32.
-
-    Written out for every array. The words may start at any even address.
-    """
-
-    def typed(typingctx: Any, addresses: Any, index: Any) -> Any:
-        whole = types.UniTuple(types.float32, addresses.count)
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            found = []
-            for address in cgutils.unpack_tuple(builder, args[0]):
-                where = _pointer(builder, _WORD, address, args[1])
-                stored = _apart(builder, builder.load(where, align=2), side)
-                found.append(builder.bitcast(widened(builder, stored), _FLOAT))
-            return context.make_tuple(builder, whole, found)
-
-        return whole(addresses, types.int64), generate
-
-    return intrinsic(typed)
-
-
-lower_of = _gathering(lambda builder, word: builder.shl(word, _WORD(16)), "read")
-"""The first of the two bfloat16 numbers in the words with this index."""
-upper_of = _gathering(lambda builder, word: builder.and_(word, _WORD(0xFFFF0000)), "read")
-"""The second one."""
-kept_of = _gathering(lambda builder, word: word, "kept")
-"""What `keep` put there."""
-
-
-def _putting(kind: Any, argument: Any, side: str) -> Any:
-    """A function that writes one entry of an array."""
-
-    def typed(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            where = _pointer(builder, kind, args[0], args[1])
-            _apart(builder, builder.store(args[2], where, align=2), side)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, argument), generate
-
-    return intrinsic(typed)
-
-
-put_word = _putting(_WORD, types.uint32, "written")
-keep = _putting(_FLOAT, types.float32, "kept")
-"""For `kept_of`."""
-
-
 def _numbers(typingctx: Any, address: Any, count: Any) -> Any:
     """int64 numbers in a row as a tuple as long as the tuple ``count``."""
     whole = types.UniTuple(types.int64, count.count)
@@ -153,15 +94,14 @@ numbers_of = intrinsic(_numbers)
 rows_of = intrinsic(_rows)
 
 
-def _fetching(locality: int, lines: int) -> Any:
-    """A function that asks for cache lines of several arrays ahead of their use.
+def _fetching(locality: int) -> Any:
+    """A function that asks for a cache line of several arrays ahead of their use.
 
     Processors stop fetching ahead by themselves at the end of a page. An address that does not
     exist is no error.
 
     Args:
         locality: 3 for the nearest cache, 2 for the one behind it.
-        lines: of 64 bytes, from the address on.
     """
 
     def typed(typingctx: Any, addresses: Any, offset: Any) -> Any:
@@ -171,9 +111,7 @@ def _fetching(locality: int, lines: int) -> Any:
             fetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
             how = [_WORD(number) for number in (0, locality, 1)]
             for address in cgutils.unpack_tuple(builder, args[0]):
-                for line in range(lines):
-                    ahead = builder.add(args[1], _LONG(64 * line))
-                    builder.call(fetch, [_pointer(builder, _BYTE, address, ahead), *how])
+                builder.call(fetch, [_pointer(builder, _BYTE, address, args[1]), *how])
             return context.get_dummy_value()
 
         return types.void(addresses, types.int64), generate
@@ -181,6 +119,5 @@ def _fetching(locality: int, lines: int) -> Any:
     return intrinsic(typed)
 
 
-FETCHED_LINES = 2
-fetch_near = _fetching(3, FETCHED_LINES)
-fetch_far = _fetching(2, FETCHED_LINES)
+fetch_near = _fetching(3)
+fetch_far = _fetching(2)
