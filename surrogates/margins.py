@@ -7,8 +7,9 @@ is the mean over its items of the probability that the item goes wrong,
     low + (high - low) * Phi((m - threshold) / sqrt(scale^2 (v + noise) + spread^2 + blur^2)),
 
 m the predicted margin, v the latent variance, and blur half of the margins' standard deviation.
+The blur draws every share to one half; a correction learnt from trials left out takes that back.
 Items err together, so the uncertainty of a goal is that of one item, times a factor that the
-errors on trials left out decide.
+errors on trials left out decide, and so is its noise.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from scipy.special import ndtr
 
 from evomerge.interfaces import Fit, Prediction, Pull
 from evomerge.space import Array
-from evomerge.surrogates.calibration import calibrated, fit_of
+from evomerge.surrogates.calibration import (
+    UNCORRECTED,
+    Correction,
+    calibrated_both,
+    corrected,
+    fit_of,
+)
 from evomerge.surrogates.evidence import Fitted, Outputs, fit
 from evomerge.surrogates.history import FitError, GoalItems
 from evomerge.surrogates.links import Link, learn_link
@@ -43,7 +50,8 @@ class _Goal:
         columns: where they stand.
         means, scales: ``(p,)``; an output is the margin less its mean, over its scale.
         blur: see the module's docstring, with the link's spread in it.
-        factor: of the std.
+        correction: of the share of items that go wrong.
+        factor, noise_factor: of the std, and of the noise's.
     """
 
     columns: slice
@@ -51,7 +59,9 @@ class _Goal:
     scales: Array
     link: Link
     blur: float
+    correction: Correction = UNCORRECTED
     factor: float = 1.0
+    noise_factor: float = 1.0
 
     def arguments(self, outputs: Array, variance: Array) -> tuple[Array, Array]:
         """What Phi is taken of, and the square root below it, ``(q, p)`` each."""
@@ -119,8 +129,9 @@ class _Part:
     """One goal's loss at some points, and its derivatives.
 
     Attributes:
+        share: ``(q,)``, of items that go wrong, before the correction.
         mean, noise: ``(q,)``; the noise is the std of a mean over items whose probabilities are
-            known, and which are independent.
+            known, and which are independent, times its factor.
         slope: ``(q,)``, by a step of one in all of the goal's outputs at once.
         by_output: ``(q, p)``; by_variance: ``(q,)``, by the latent variance.
     """
@@ -128,11 +139,13 @@ class _Part:
     def __init__(self, goal: _Goal, arguments: Array, width: Array) -> None:
         self.goal = goal
         wrong = ndtr(arguments)
-        self.mean = goal.link.low + goal.height * wrong.mean(axis=1)
+        self.share = wrong.mean(axis=1)
+        self.mean = goal.link.low + goal.height * goal.correction.value(self.share)
         own = (wrong * (1 - wrong)).sum(axis=1)
-        self.noise = goal.height * np.sqrt(own) / arguments.shape[1]
+        self.noise = goal.noise_factor * goal.height * np.sqrt(own) / arguments.shape[1]
         density = np.exp(-0.5 * arguments**2) / np.sqrt(2 * np.pi)
-        share = goal.height / arguments.shape[1] * density / width
+        rate = goal.height * goal.correction.rate(self.share)[:, None]
+        share = rate / arguments.shape[1] * density / width
         self.by_output = share * goal.scales
         self.slope = self.by_output.sum(axis=1)
         self.by_variance = -0.5 * (share * arguments / width * goal.scales**2).sum(axis=1)
@@ -209,10 +222,16 @@ def _calibrated(
     """The goals with their factors, and the predictions of trials left out."""
     latent = np.maximum(variance - noise, 1e-12)
     ready, parts = [], []
-    for goal, measured in zip(goals, losses.T, strict=True):
-        part = _Part(goal, *goal.arguments(outputs, variance))
-        factor = calibrated(measured - part.mean, latent * part.slope**2, part.noise**2)
-        ready.append(replace(goal, factor=factor))
-        parts.append((part.mean, factor * np.sqrt(latent) * part.slope, part.noise))
+    for raw, measured in zip(goals, losses.T, strict=True):
+        part = _Part(raw, *raw.arguments(outputs, variance))
+        if raw.height:
+            variances = (latent * part.slope**2 + part.noise**2) / raw.height**2
+            wrong = (measured - raw.link.low) / raw.height
+            raw = replace(raw, correction=corrected(part.share, wrong, variances))
+            part = _Part(raw, *raw.arguments(outputs, variance))
+        error = measured - part.mean
+        factor, noisy = calibrated_both(error, latent * part.slope**2, part.noise**2)
+        ready.append(replace(raw, factor=factor, noise_factor=noisy))
+        parts.append((part.mean, factor * np.sqrt(latent) * part.slope, noisy * part.noise))
     mean, std, noises = (np.array(column).T for column in zip(*parts, strict=True))
     return tuple(ready), Prediction(mean, std, noises)

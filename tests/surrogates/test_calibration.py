@@ -1,0 +1,46 @@
+"""What errors on left-out trials say of a surrogate's shares and intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import ndtr, ndtri
+
+from evomerge.surrogates.calibration import Correction, calibrated_both, corrected
+
+
+def test_a_blur_is_taken_back() -> None:
+    """Shares that were drawn to one half, as Phi(x / 1.5) is of Phi(x)."""
+    measured = np.linspace(0.05, 0.6, 40)
+    shares = ndtr(ndtri(measured) / 1.5)
+    found = corrected(shares, measured, np.full(40, 1e-4))
+    assert np.abs(found.value(shares) - measured).max() < 0.01 < np.abs(shares - measured).max()
+
+
+def test_few_noisy_trials_correct_little() -> None:
+    found = corrected(np.array([0.2, 0.4]), np.array([0.1, 0.3]), np.full(2, 0.25))
+    assert found.offset == pytest.approx(0, abs=0.1)
+    assert found.slope == pytest.approx(1, abs=0.1)
+
+
+def test_the_rate_is_the_derivative() -> None:
+    correction, shares = Correction(0.2, 1.3), np.array([0.05, 0.5, 0.9])
+    ends = correction.value(shares + 1e-6) - correction.value(shares - 1e-6)
+    assert correction.rate(shares) == pytest.approx(ends / 2e-6, rel=1e-6)
+
+
+def test_certain_shares_stay_finite() -> None:
+    shares = np.array([0.0, 1.0, 0.0, 1.0])
+    found = corrected(shares, shares, np.full(4, 1e-3))
+    assert found.value(shares) == pytest.approx(shares, abs=1e-3)
+    assert np.isfinite(found.rate(shares)).all()
+
+
+def test_model_and_noise_are_told_apart() -> None:
+    """The model's std is twice what the errors are, the noise's a half."""
+    rng = np.random.default_rng(1)
+    model, noise = rng.uniform(0.1, 2.0, size=(2, 400)) ** 2
+    errors = np.sqrt(0.25 * model + 4 * noise) * rng.normal(size=400)
+    own, measured = calibrated_both(errors, model, noise)
+    assert own == pytest.approx(0.5, rel=0.4)
+    assert measured == pytest.approx(2, rel=0.2)
