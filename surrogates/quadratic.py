@@ -3,9 +3,9 @@
 ``loss = response(q(x))`` with q a quadratic. The fit starts from least squares on the inverse of
 the response, and goes on by damped Gauss-Newton steps on the losses themselves, weighted by their
 noise; a start at all ones, as in the published code, diverges from four models on. A ridge, chosen
-by leave-one-out error, keeps it usable where coefficients outnumber trials, and of several bases
-the one with the least such error is taken. Without a ridge a design that cannot fix all
-coefficients is refused.
+by leave-one-out error, keeps it usable where coefficients outnumber trials; of the responses that a
+goal's losses allow, and of several bases, those with the least such error are taken. Without a
+ridge a design that cannot fix all coefficients is refused.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from evomerge.space import Array, Coordinate
 from evomerge.surrogates.basis import Basis, diagonal, full, low_rank, profiles
 from evomerge.surrogates.calibration import calibrated, fit_of
 from evomerge.surrogates.history import FitError
-from evomerge.surrogates.responses import Response, response_of
+from evomerge.surrogates.responses import Response, responses_of
 
 FEWEST = 4  # trials
 MOST_COEFFICIENTS = 1000
 _PER_TRIAL = 3  # coefficients of a basis, beyond which it is not tried
-_RIDGES = np.geomspace(1e-6, 1e3, 19)  # against features of mean square 1
+_RIDGES = np.geomspace(1e-8, 1e3, 23)  # against features of mean square 1
 _STEPS = 60
 _CONVERGED = 1e-12
 _DAMPING = (1e-9, 1e9)
 _TINY = 1e-12  # of the mean diagonal entry, so that an inverse is there
+_FREE = 1e-9  # the ridge of what is constant over the trials
 _SHARE = 0.9  # of a trial that may be explained by itself, when it is left out
 
 
@@ -98,8 +99,6 @@ def fit_quadratic(
     losses: Array,
     variances: Array,
     coordinates: Sequence[Coordinate | None],
-    *,
-    responses: Sequence[Response] | None = None,
 ) -> QuadraticSurrogate:
     """The quadratic of that basis which foretells left-out trials best, with a ridge.
 
@@ -109,31 +108,27 @@ def fit_quadratic(
         losses: ``(n, m)``, finite.
         variances: ``(n, m)`` > 0, the noise; their proportions count.
         coordinates: of the parameters, for profiles over depth.
-        responses: one per goal; by default what the losses look like.
 
     Raises:
         FitError: with fewer than `FEWEST` trials.
     """
     if len(points) < FEWEST:
         raise FitError(f"{len(points)} trials; a fit needs {FEWEST}")
-    links = responses or [response_of(column) for column in losses.T]
-    simple = _fit(diagonal(centre), points, losses, variances, links, ridge=True)
+    simple = _fit(diagonal(centre), points, losses, variances, ridge=True)
     directions = [surface.coefficients[1 : len(centre) + 1] for surface in simple.surfaces]
     others = [low_rank(centre, _unit(np.array(directions))), profiles(centre, coordinates)]
     most = min(MOST_COEFFICIENTS, _PER_TRIAL * len(points))
     if (len(centre) + 1) * (len(centre) + 2) // 2 <= most:
         others.append(full(centre))
     fitted = [
-        _fit(basis, points, losses, variances, links, ridge=True)
+        _fit(basis, points, losses, variances, ridge=True)
         for basis in others
         if basis is not None and len(basis) <= most
     ]
     return min([simple, *fitted], key=_unexplained)
 
 
-def fit_exactly(
-    basis: Basis, points: Array, losses: Array, variances: Array, responses: Sequence[Response]
-) -> QuadraticSurrogate:
+def fit_exactly(basis: Basis, points: Array, losses: Array, variances: Array) -> QuadraticSurrogate:
     """The quadratic of one basis without a ridge, as MAP has it.
 
     Raises:
@@ -147,22 +142,17 @@ def fit_exactly(
             f"{len(points)} trials fix {rank} of {len(basis)} coefficients of a quadratic; more "
             "trials are needed, at three or more levels of every parameter"
         )
-    return _fit(basis, points, losses, variances, responses, ridge=False)
+    return _fit(basis, points, losses, variances, ridge=False)
 
 
 def _fit(
-    basis: Basis,
-    points: Array,
-    losses: Array,
-    variances: Array,
-    responses: Sequence[Response],
-    *,
-    ridge: bool,
+    basis: Basis, points: Array, losses: Array, variances: Array, *, ridge: bool
 ) -> QuadraticSurrogate:
     features = basis.features(points)
     surfaces, fits = [], []
-    for i, response in enumerate(responses):
-        surface, fit = _surface(features, losses[:, i], variances[:, i], response, ridge=ridge)
+    for column, noise in zip(losses.T, variances.T, strict=True):
+        found = [_surface(features, column, noise, r, ridge=ridge) for r in responses_of(column)]
+        surface, fit = min(found, key=lambda one: one[1].error)
         surfaces.append(surface)
         fits.append(fit)
     return QuadraticSurrogate(basis, tuple(surfaces), tuple(fits))
@@ -199,15 +189,23 @@ def _surface(
 
 
 def _chosen(trust: Array, features: Array, latent: Array, free: Array) -> float:
-    """The ridge of the least leave-one-out error of the start, through one decomposition each."""
+    """The ridge of the least leave-one-out error of the start, all from one decomposition.
+
+    With K = I + F F' / ridge + C C' / tiny, for the shrunken columns F and the free ones C, the
+    errors are ``(K^-1 target) / diag(K^-1)``.
+    """
     rows, target = trust[:, None] * features, trust * latent
+    values, vectors = np.linalg.eigh(rows[:, ~free] @ rows[:, ~free].T)
+    loose, turned = vectors.T @ rows[:, free], vectors.T @ target
     errors = []
     for penalty in _RIDGES:
-        shrink = np.where(free, 1e-9, penalty)
-        lifted = rows / np.sqrt(shrink)
-        gram = lifted @ lifted.T
-        inverse = np.linalg.inv(gram + np.eye(len(gram)))
-        errors.append(float(np.sum((inverse @ target / np.diagonal(inverse)) ** 2)))
+        kept = 1 / (1 + np.maximum(values, 0.0) / penalty)
+        lost = kept[:, None] * loose
+        small = np.linalg.inv(_FREE * np.eye(loose.shape[1]) + loose.T @ lost)
+        away = vectors @ (kept * turned - lost @ (small @ (lost.T @ turned)))
+        spent = vectors @ lost
+        diagonals = vectors**2 @ kept - np.einsum("nk,kl,nl->n", spent, small, spent)
+        errors.append(float(np.sum((away / diagonals) ** 2)))
     return float(_RIDGES[int(np.argmin(errors))])
 
 

@@ -60,15 +60,19 @@ class Response:
         return np.asarray(logit(np.clip(share, _INSIDE, 1 - _INSIDE)))
 
 
-def response_of(losses: Array) -> Response:
-    """The link that a goal's losses look like: accuracies, up or down, else plain numbers.
+def responses_of(losses: Array) -> tuple[Response, ...]:
+    """The links that a goal's losses allow, the likelier first.
+
+    A sigmoid where they lie between 0 and 1, or turned around between -1 and 0, as accuracies do; a
+    softplus where they are not negative; the identity always.
 
     Args:
         losses: ``(n,)``; a maximised accuracy lies in [-1, 0].
     """
     low, high = float(losses.min()), float(losses.max())
+    plain = Response("identity")
     if low >= -1 and high <= 0:
-        return Response("sigmoid", -1.0, 0.0)
+        return Response("sigmoid", -1.0, 0.0), plain
     if low >= 0 and high <= 1:
-        return Response("sigmoid", 0.0, 1.0)
-    return Response("identity")
+        return Response("sigmoid", 0.0, 1.0), plain, Response("softplus")
+    return (plain, Response("softplus")) if low >= 0 else (plain,)

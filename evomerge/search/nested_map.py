@@ -6,10 +6,11 @@ the pair, and the mixture that it predicts best for the preferences is measured 
 of the two. So N models take N - 1 fits of six numbers, and end in one merge. A merge of merges of
 task vectors is a merge, so every trial is a point of the space.
 
-What the published code lacks: fits start warm, and a design must fix all six numbers; the choice
-stays inside what was sampled and weighs goals by the range of what was measured; and once the tree
-is done, what is left of the budget measures its last two nodes for other preferences. Metrics are
-compared as they are, so goals should share a unit.
+What the published code lacks: fits start warm, a design must fix all six numbers, and each goal has
+the link that foretells left-out trials best; the choice stays inside what was sampled and weighs
+goals by the range of what was measured; and once the tree is done, what is left of the budget
+measures its last two nodes for other preferences. Metrics are compared as they are, so goals should
+share a unit.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from evomerge.space import Array
 from evomerge.surrogates.basis import full
 from evomerge.surrogates.history import FitError, History, filled_variances
 from evomerge.surrogates.quadratic import QuadraticSurrogate, fit_exactly
-from evomerge.surrogates.responses import response_of
 
 DESIGN = 20
 """Mixtures measured per node, as published, where the budget has them."""
@@ -141,7 +141,8 @@ class NestedMap:
     """See the module's docstring. Implements `evomerge.interfaces.Sampler`.
 
     Notes hold each trial's mixture (``mix``), the forest with the first trial of a node
-    (``open``), and with the mixture that was chosen for it its predicted metric (``metric``).
+    (``open``), and with the mixture that was chosen for it its predicted metric (``metric``) and
+    its goals' ``links``.
     """
 
     problem: SearchProblem
@@ -175,7 +176,9 @@ class NestedMap:
         mix = self._best(surrogate, goals, weights, read)
         if not chosen:
             losses = surrogate.predict(mix[None]).mean[0]
-            return self._proposal(pair, mix, {"metric": self._metric(goals, losses)})
+            links = [surrogate.surfaces[goal].response.shape for goal in goals]
+            note = {"metric": self._metric(goals, losses), "links": links}
+            return self._proposal(pair, mix, note)
         known = np.array([note["mix"] for _, note in node])
         if np.abs(known - mix).max(axis=1).min() <= _SAME:
             mix = folded(mix + _STEP * rng.normal(size=2))
@@ -235,9 +238,8 @@ class NestedMap:
             variances=np.array(errors) ** 2,
             items=(None,) * self.problem.goals,
         )
-        links = [response_of(column) for column in history.losses.T]
         noise = filled_variances(history)
-        return fit_exactly(full(np.full(2, 0.5)), history.points, history.losses, noise, links)
+        return fit_exactly(full(np.full(2, 0.5)), history.points, history.losses, noise)
 
     def _best(
         self, surrogate: QuadraticSurrogate, goals: Sequence[int], weights: Array, read: _Read

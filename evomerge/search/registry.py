@@ -27,6 +27,7 @@ SAMPLERS = Registry(
         "greedy_soup": "evomerge.search.soup:make",
         "kinship": "evomerge.search.kin:make",
         "bayesian": "evomerge.search.bayesian:make",
+        "bayesian_map": "evomerge.search.quadratic_map:bayesian",
         "cma": "evomerge.search.from_nevergrad:cma",
         "evo_merging": "evomerge.search.evo_merging:make",
         "lorahub": "evomerge.search.coefficients:lorahub",

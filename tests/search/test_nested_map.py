@@ -17,6 +17,7 @@ from evomerge.errors import UsageError
 from evomerge.interfaces import Asked, Observation, SearchProblem
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Parameter, Space
+from evomerge.surrogates.responses import Response, Shape
 
 MODELS = ("a", "b", "c", "d")
 # Where each goal is best, by weight: a and b want each other, so do c and d.
@@ -94,6 +95,29 @@ def test_two_models_reach_the_best_mixture_without_noise() -> None:
     expected = shares @ TARGETS[:2, :2]
     assert weights_of(searched, chosen.point) == pytest.approx(expected, abs=1e-4)
     assert chosen.note["metric"] == pytest.approx(losses(searched, chosen.point).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["identity", "sigmoid", "softplus"])
+def test_whatever_the_link_each_node_foretells_its_merge(shape: Shape) -> None:
+    """Quadratics behind a link are found without noise: predicted and measured agree to 1e-6."""
+    searched = problem()
+    link = Response(shape, -1.0 if shape == "sigmoid" else 0.0, 0.0)
+
+    def measure(point: Array) -> Array:
+        return link.value(losses(searched, point) - 3.0)
+
+    log, sampler = MemoryLog(), make_sampler("nested_map", searched, {})
+    for number in range(3 * 21):
+        proposal = sampler.ask(log, number)
+        log.entries.append(Asked(number, proposal.point, own=True, note=proposal.note))
+        log.entries.append(Observation(number, proposal.point, measure(proposal.point), 0.0))
+    chosen = [asked for asked in log.asks() if "metric" in asked.note]
+    assert len(chosen) == 3
+    for asked, opened in zip(chosen, log.asks()[::21], strict=True):
+        note = opened.note["open"]
+        goals = [goal for i in note["pair"] for goal in note["forest"][i][0]]
+        assert asked.note["links"] == [shape] * len(goals)
+        assert asked.note["metric"] == pytest.approx(measure(asked.point)[goals].mean(), abs=1e-6)
 
 
 def test_preferences_move_the_choice() -> None:

@@ -19,6 +19,7 @@ from evomerge.space import Array, Parameter, Space
 SEVERAL_GOALS = [
     "auto",
     "bayesian",
+    "bayesian_map",
     "map",
     "margin",
     "margin_evolution",

@@ -9,9 +9,9 @@ from evomerge.space import Array, Coordinate
 from evomerge.surrogates.basis import Basis, diagonal, full, low_rank, profiles
 from evomerge.surrogates.history import FitError
 from evomerge.surrogates.quadratic import fit_exactly, fit_quadratic
-from evomerge.surrogates.responses import Response, response_of
+from evomerge.surrogates.responses import Response, responses_of
 
-RESPONSES = [Response("identity"), Response("sigmoid", -1.0, 0.0), Response("softplus", 0.5)]
+RESPONSES = [Response("identity"), Response("sigmoid", -1.0, 0.0), Response("softplus")]
 
 
 def bowl(d: int, seed: int = 0) -> tuple[Array, Array, float]:
@@ -29,15 +29,17 @@ def latent(points: Array, d: int) -> Array:
 @pytest.mark.parametrize("response", RESPONSES, ids=lambda r: r.shape)
 @pytest.mark.parametrize("d", [1, 2, 5, 8])
 def test_a_quadratic_is_recovered_without_noise(d: int, response: Response) -> None:
-    """From (d + 1)(d + 2) trials, twice the coefficients."""
+    """From (d + 1)(d + 2) trials, twice the coefficients; the losses tell the response."""
     rng = np.random.default_rng(1)
     points, new = rng.random(((d + 1) * (d + 2), d)), rng.random((50, d))
     losses = response.value(latent(points, d))[:, None]
-    basis = full(np.full(d, 0.5))
-    found = fit_exactly(basis, points, losses, np.full_like(losses, 0.01), [response])
-    assert np.allclose(found.surfaces[0].coefficients[-1], -0.5, atol=1e-6)
-    assert np.abs(found.predict(new).mean[:, 0] - response.value(latent(new, d))).max() < 1e-6
-    assert found.fits[0].explained > 1 - 1e-8
+    noise, centre = np.full_like(losses, 0.01), np.full(d, 0.5)
+    exact = fit_exactly(full(centre), points, losses, noise)
+    assert exact.surfaces[0].coefficients[-1] == pytest.approx(-0.5, abs=1e-6)
+    for found in (exact, fit_quadratic(centre, points, losses, noise, [None] * d)):
+        assert found.surfaces[0].response == response
+        assert np.abs(found.predict(new).mean[:, 0] - response.value(latent(new, d))).max() < 1e-6
+        assert found.fits[0].explained > 1 - 1e-8
 
 
 def test_a_design_of_two_levels_cannot_fix_the_squares() -> None:
@@ -45,7 +47,7 @@ def test_a_design_of_two_levels_cannot_fix_the_squares() -> None:
     points = (np.random.default_rng(2).random((90, 8)) < 0.5).astype(float)
     losses = points.sum(axis=1)[:, None]
     with pytest.raises(FitError, match="90 trials fix 37 of 45 coefficients"):
-        fit_exactly(full(np.zeros(8)), points, losses, np.ones_like(losses), [Response("identity")])
+        fit_exactly(full(np.zeros(8)), points, losses, np.ones_like(losses))
 
 
 def test_the_responses_and_their_slopes() -> None:
@@ -59,10 +61,19 @@ def test_the_responses_and_their_slopes() -> None:
     assert np.isfinite(sigmoid.latent(np.array([-1.0, 0.0]))).all()
 
 
-def test_losses_tell_their_response() -> None:
-    assert response_of(np.array([-0.9, -0.2])) == Response("sigmoid", -1.0, 0.0)
-    assert response_of(np.array([0.1, 0.4])) == Response("sigmoid", 0.0, 1.0)
-    assert response_of(np.array([1.5, 30.0])) == Response("identity")
+@pytest.mark.parametrize(
+    ("losses", "shapes"),
+    [
+        ([-0.9, -0.2], ["sigmoid", "identity"]),
+        ([0.1, 0.4], ["sigmoid", "identity", "softplus"]),
+        ([1.5, 30.0], ["identity", "softplus"]),
+        ([-3.0, 0.5], ["identity"]),
+    ],
+)
+def test_losses_tell_which_responses_may_be_behind_them(
+    losses: list[float], shapes: list[str]
+) -> None:
+    assert [response.shape for response in responses_of(np.array(losses))] == shapes
 
 
 @pytest.mark.parametrize(
@@ -124,13 +135,13 @@ def test_left_out_errors_are_those_of_refits() -> None:
     """Exact for the identity without a ridge."""
     rng = np.random.default_rng(5)
     points = rng.random((12, 2))
-    losses = latent(points, 2)[:, None] + 0.1 * rng.normal(size=(12, 1))
+    losses = latent(points, 2)[:, None] + 0.1 * rng.normal(size=(12, 1)) - 5.0
     basis, flat = full(np.full(2, 0.5)), np.ones((12, 1))
-    found = fit_exactly(basis, points, losses, flat, [Response("identity")])
+    found = fit_exactly(basis, points, losses, flat)
     errors = []
     for i in range(12):
         rest = np.arange(12) != i
-        refit = fit_exactly(basis, points[rest], losses[rest], flat[rest], [Response("identity")])
+        refit = fit_exactly(basis, points[rest], losses[rest], flat[rest])
         errors.append(refit.predict(points[[i]]).mean[0, 0] - losses[i, 0])
     assert found.fits[0].error == pytest.approx(np.sqrt(np.mean(np.square(errors))))
 
@@ -141,7 +152,7 @@ def test_gradients_of_predictions_are_those_of_differences() -> None:
     losses = np.stack([r.value(latent(points, 3)) for r in RESPONSES[:2]], axis=1)
     losses += 0.02 * rng.normal(size=losses.shape)
     flat = np.full_like(losses, 4e-4)
-    found = fit_exactly(full(np.full(3, 0.5)), points, losses, flat, RESPONSES[:2])
+    found = fit_exactly(full(np.full(3, 0.5)), points, losses, flat)
     new, weights = rng.random((5, 3)), rng.normal(size=(5, 2))
     _, pull = found.linearise(new)
     for axis, step in enumerate(1e-6 * np.eye(3)):
