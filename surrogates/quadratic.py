@@ -149,9 +149,11 @@ def _fit(
     basis: Basis, points: Array, losses: Array, variances: Array, *, ridge: bool
 ) -> QuadraticSurrogate:
     features = basis.features(points)
+    tried = None if len(basis) <= len(points) else 1  # so few trials tell no responses apart
     surfaces, fits = [], []
     for column, noise in zip(losses.T, variances.T, strict=True):
-        found = [_surface(features, column, noise, r, ridge=ridge) for r in responses_of(column)]
+        links = responses_of(column)[:tried]
+        found = [_surface(features, column, noise, link, ridge=ridge) for link in links]
         surface, fit = min(found, key=lambda one: one[1].error)
         surfaces.append(surface)
         fits.append(fit)
