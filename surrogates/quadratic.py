@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.interfaces import Fit, Prediction, Pull
 from evomerge.space import Array, Coordinate
@@ -167,7 +168,7 @@ def _surface(
     scales = np.sqrt(np.mean(features**2, axis=0))
     scales = np.where(scales > 0, scales, 1.0)
     scaled = features / scales
-    free = np.ptp(features, axis=0) == 0  # the constant is not shrunken
+    free = np.asarray(np.ptp(features, axis=0) == 0)  # the constant is not shrunken
     latent = response.latent(losses)
     trust = roots * response.slope(latent)
     penalty = _chosen(trust, scaled, latent, free) if ridge else 0.0
@@ -190,7 +191,7 @@ def _surface(
     return _Surface(response, best / scales, covariance, size, factor), fit
 
 
-def _chosen(trust: Array, features: Array, latent: Array, free: Array) -> float:
+def _chosen(trust: Array, features: Array, latent: Array, free: NDArray[np.bool_]) -> float:
     """The ridge of the least leave-one-out error of the start, all from one decomposition.
 
     With K = I + F F' / ridge + C C' / tiny, for the shrunken columns F and the free ones C, the

@@ -147,7 +147,7 @@ def _direction(one: Bin, models: int, rng: np.random.Generator) -> Array:
     places = np.array(one[: models - 1], dtype=float)
     angles = (places + rng.random(models - 1)) / _parts(models) * (np.pi / 2)
     sizes = np.append(np.cos(angles), 1.0) * np.append(1.0, np.cumprod(np.sin(angles)))
-    return np.where(np.array(one[models - 1 :]) == 1, -sizes, sizes)
+    return np.asarray(sizes * (1 - 2 * np.array(one[models - 1 :])))
 
 
 def _parts(models: int) -> int:
