@@ -101,7 +101,7 @@ def code(seed: int) -> str:
 
 def code_items(seed: int, count: int) -> tuple[Item, ...]:
     """Held-out code, broken off inside a word."""
-    return _text_items(texts.code(), count, generator(seed, "demo", "code items"))
+    return text_items(texts.code(), count, generator(seed, "demo", "code items"))
 
 
 def prose(seed: int) -> str:
@@ -111,7 +111,7 @@ def prose(seed: int) -> str:
 
 def prose_items(seed: int, count: int) -> tuple[Item, ...]:
     """Held-out documentation, broken off inside a word."""
-    return _text_items(texts.prose(), count, generator(seed, "demo", "prose items"))
+    return text_items(texts.prose(), count, generator(seed, "demo", "prose items"))
 
 
 SKILLS: tuple[Skill, ...] = (
@@ -142,10 +142,14 @@ def _sum_item(pair: Pair, rng: np.random.Generator) -> Item:
     return _item(f"\n{a}+{b}=", str(a + b), wrong, rng)
 
 
-def _text_items(
+def text_items(
     passages: Sequence[Passage], count: int, rng: np.random.Generator
 ) -> tuple[Item, ...]:
-    """Each item's wrong choices are what goes on elsewhere in held-out text."""
+    """Held-out text broken off inside words, and what goes on there, or elsewhere in such text.
+
+    Args:
+        count: at most so many.
+    """
     trained = "\n".join(
         passage.text
         for source in (texts.code(), texts.comments(), texts.prose())

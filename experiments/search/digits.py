@@ -1,7 +1,9 @@
-"""A real merging problem that measures a hundred merges a second: specialists on digits.
+"""Real merging problems that measure a hundred merges a second: specialists on digits.
 
-A residual MLP is trained on scikit-learn's digits, with a touch of every transform; eight
-specialists are full fine-tunes on hard transforms of them. A merge adds to the base, per group of
+A network is trained on scikit-learn's digits, with a touch of every transform; the specialists are
+full fine-tunes on hard transforms of them. Two families: a residual MLP of twelve blocks with eight
+specialists, and a vision transformer of four blocks with four specialists on the last four
+transforms, tuned from a base that has seen none of them. A merge adds to the base, per group of
 blocks, each task vector with a signed weight after keeping its largest entries. Items are images;
 an item's margin is the logit of its class less the largest other one. Search items and unseen items
 are images that no training saw.
@@ -9,7 +11,7 @@ are images that no training saw.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,18 +20,21 @@ import torch
 from problem import Merging, ranks
 from scipy import ndimage
 from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn import functional
 
 from evomerge.randomness import generator, torch_generator
 from evomerge.space import Array
 
-WIDTH, BLOCKS, CLASSES = 64, 12, 10
+CLASSES = 10
 TRAINED, SEARCHED = 503, 100  # images; what is left over, 1,194, no search sees
 _COPIES = 16  # augmented ones of every training image
-_TOUCH = 32  # one image in so many, of each transform, goes into the base's training
 _STEPS, _TUNING_STEPS, _BATCH = 600, 150, 128
 _RATE, _TUNING_RATE = 2e-3, 5e-4
+_WIDTH, _BLOCKS = 64, 12  # of the MLP
+_VIT_WIDTH, _VIT_BLOCKS, _VIT_HEADS = 32, 4, 4
 Images = Array  # (n, 8, 8) in [0, 1]
-Tensors = list[np.ndarray]  # float32: embed, then up and down of every block, then head
+Tensors = list[np.ndarray]  # float32
 
 
 def _turned(images: Images, matrix: Array, shift: tuple[float, float] = (0.0, 0.0)) -> Images:
@@ -60,6 +65,28 @@ TRANSFORMS: dict[str, Callable[[Images], Images]] = {
 
 
 @dataclass(frozen=True)
+class Family:
+    """How the networks of one world are built and trained.
+
+    Attributes:
+        start: initial tensors, from a generator.
+        logits: of images ``(n, 64)``, ``(n, 10)``.
+        blocks: how many a network has.
+        block_of: of a tensor by its index; None for those outside of the blocks, which follow
+            the nearest one and keep all entries.
+        transforms: the specialists'.
+        touch: one image in so many, of each transform, goes into the base's training; 0 for none.
+    """
+
+    start: Callable[[np.random.Generator], list[Array]]
+    logits: Callable[[Sequence[Tensor], Tensor], Tensor]
+    blocks: int
+    block_of: Callable[[int], int | None]
+    transforms: tuple[str, ...]
+    touch: int
+
+
+@dataclass(frozen=True)
 class World:
     """Trained networks and the images that no training saw.
 
@@ -77,21 +104,26 @@ class World:
 
 
 @cache
-def world(seed: int = 0) -> World:
-    """The base and all specialists; takes some ten seconds."""
+def world(name: str = "mlp", seed: int = 0) -> World:
+    """The base and all specialists of a family; takes some ten seconds."""
     torch.set_num_threads(1)
+    family = FAMILIES[name]
+    transforms = [TRANSFORMS[one] for one in family.transforms]
     data = load_digits()
     order = generator(seed, "digits").permutation(len(data.images))
     images, labels = data.images[order] / 16.0, data.target[order]
     seen, truth = _augmented(images[:TRAINED], seed), np.repeat(labels[:TRAINED], _COPIES)
-    touched = np.concatenate(
-        [seen, *(t(seen[i::_TOUCH]) for i, t in enumerate(TRANSFORMS.values()))]
-    )
-    told = np.concatenate([truth, *(truth[i::_TOUCH] for i in range(len(TRANSFORMS)))])
-    base = _trained(_start(seed), touched, told, _STEPS, _RATE, seed)
+    touched, told = seen, truth
+    if family.touch:
+        some = [t(seen[i :: family.touch]) for i, t in enumerate(transforms)]
+        touched = np.concatenate([seen, *some])
+        told = np.concatenate([truth, *(truth[i :: family.touch] for i in range(len(transforms)))])
+    start = [tensor.astype(np.float32) for tensor in family.start(generator(seed, "start"))]
+    base = _trained(family, start, touched, told, _STEPS, _RATE, seed)
     vectors, ranked = [], []
-    for index, transform in enumerate(TRANSFORMS.values()):
-        tuned = _trained(base, transform(seen), truth, _TUNING_STEPS, _TUNING_RATE, seed + index)
+    for index, transform in enumerate(transforms):
+        course = (transform(seen), truth, _TUNING_STEPS, _TUNING_RATE, seed + index)
+        tuned = _trained(family, base, *course)
         vectors.append([new - old for new, old in zip(tuned, base, strict=True)])
         ranked.append([ranks(vector) for vector in vectors[-1]])
     return World(base, vectors, ranked, images[TRAINED:], labels[TRAINED:])
@@ -105,6 +137,7 @@ class Digits(Merging):
         groups: of blocks.
         goals, densities, margins: see `Merging`.
         seed: which images are searched on.
+        family: one of `FAMILIES`.
     """
 
     def __init__(
@@ -116,40 +149,42 @@ class Digits(Merging):
         seed: int = 0,
         densities: bool = True,
         margins: bool = True,
+        family: str = "mlp",
     ) -> None:
         super().__init__(models, groups, goals, densities=densities, margins=margins)
-        self.world = world()
+        self.family, self.world = FAMILIES[family], world(family)
         order = generator(seed, "items").permutation(len(self.world.images))
         self._search = self._tasks(order[:SEARCHED])
         self._unseen = self._tasks(order[SEARCHED:])
 
     def task_margins(self, weights: Array, densities: Array, *, unseen: bool) -> list[Array]:
         """See `Merging`; a logit less the largest other one."""
-        merged = self._merged(weights, densities)
-        return [_margins(merged, *task) for task in (self._unseen if unseen else self._search)]
+        merged = [torch.from_numpy(tensor) for tensor in self._merged(weights, densities)]
+        tasks = self._unseen if unseen else self._search
+        with torch.inference_mode():
+            return [_margins(self.family.logits(merged, x).double(), y) for x, y in tasks]
 
-    def _tasks(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        images, labels = self.world.images[rows], self.world.labels[rows]
-        transforms = list(TRANSFORMS.values())[: self.models]
-        return [(_flat(transform(images)), labels) for transform in transforms]
+    def _tasks(self, rows: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        images, labels = self.world.images[rows], torch.from_numpy(self.world.labels[rows])
+        names = self.family.transforms[: self.models]
+        return [(_flat(TRANSFORMS[name](images)), labels) for name in names]
 
     def _merged(self, weights: Array, densities: Array) -> Tensors:
         merged = [tensor.copy() for tensor in self.world.base]
         for model in range(self.models):
             vector, ranked = self.world.vectors[model], self.world.ranks[model]
             for index, tensor in enumerate(merged):
-                # embedding and head follow their neighbours
-                block = min(max(index - 1, 0) // 2, BLOCKS - 1)
-                group = block * self.groups // BLOCKS
-                outer = index in (0, 2 * BLOCKS + 1)
-                density = 1.0 if outer else densities[model, group]
+                block = self.family.block_of(index)
+                near = block if block is not None else (0 if index < 2 else self.family.blocks - 1)
+                group = near * self.groups // self.family.blocks
+                density = 1.0 if block is None else densities[model, group]
                 kept = ranked[index] < density * tensor.size
                 tensor += np.float32(weights[model, group]) * vector[index] * kept
         return merged
 
 
-def _flat(images: Images) -> np.ndarray:
-    return images.reshape(len(images), -1).astype(np.float32)
+def _flat(images: Images) -> Tensor:
+    return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
 
 
 def _augmented(images: Images, seed: int) -> Images:
@@ -162,33 +197,23 @@ def _augmented(images: Images, seed: int) -> Images:
     return np.array(copies)
 
 
-def _start(seed: int) -> Tensors:
-    rng = generator(seed, "start")
-    blocks = [
-        scale * rng.normal(size=(WIDTH, WIDTH)) / np.sqrt(WIDTH)
-        for _ in range(BLOCKS)
-        for scale in (1.4, 0.4)
-    ]
-    head = 0.1 * rng.normal(size=(WIDTH, CLASSES))
-    return [t.astype(np.float32) for t in (0.3 * rng.normal(size=(64, WIDTH)), *blocks, head)]
-
-
 def _trained(
-    start: Tensors, images: Images, labels: np.ndarray, steps: int, rate: float, seed: int
+    family: Family,
+    start: Tensors,
+    images: Images,
+    labels: np.ndarray,
+    steps: int,
+    rate: float,
+    seed: int,
 ) -> Tensors:
     tensors = [torch.tensor(tensor, requires_grad=True) for tensor in start]
-    x, y = torch.tensor(_flat(images)), torch.tensor(labels)
+    x, y = _flat(images), torch.tensor(labels)
     optimizer = torch.optim.AdamW(tensors, lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     stream = torch_generator(seed, "batches")
     for _ in range(steps):
         rows = torch.randint(len(x), (_BATCH,), generator=stream)
-        h = x[rows] @ tensors[0]
-        for up, down in zip(tensors[1:-1:2], tensors[2:-1:2], strict=True):
-            z = h * torch.rsqrt(h.square().mean(dim=1, keepdim=True) + 1e-6)
-            h = h + torch.relu(z @ up) @ down
-        z = h * torch.rsqrt(h.square().mean(dim=1, keepdim=True) + 1e-6)
-        loss = torch.nn.functional.cross_entropy(z @ tensors[-1], y[rows])
+        loss = functional.cross_entropy(family.logits(tensors, x[rows]), y[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -196,17 +221,72 @@ def _trained(
     return [tensor.detach().numpy() for tensor in tensors]
 
 
-def _margins(tensors: Tensors, x: np.ndarray, labels: np.ndarray) -> Array:
+def _margins(logits: Tensor, labels: Tensor) -> Array:
     """The logit of the right class less the largest wrong one, ``(n,)``."""
+    right = logits.gather(1, labels[:, None])
+    wrong = logits.scatter(1, labels[:, None], -torch.inf)
+    return (right[:, 0] - wrong.amax(dim=1)).numpy()
+
+
+def _normed(h: Tensor) -> Tensor:
+    return h * torch.rsqrt(h.square().mean(dim=-1, keepdim=True) + 1e-6)
+
+
+def _mlp_start(rng: np.random.Generator) -> list[Array]:
+    """Embed, then up and down of every block, then head."""
+    blocks = [
+        scale * rng.normal(size=(_WIDTH, _WIDTH)) / np.sqrt(_WIDTH)
+        for _ in range(_BLOCKS)
+        for scale in (1.4, 0.4)
+    ]
+    head = 0.1 * rng.normal(size=(_WIDTH, CLASSES))
+    return [0.3 * rng.normal(size=(64, _WIDTH)), *blocks, head]
+
+
+def _mlp_logits(tensors: Sequence[Tensor], x: Tensor) -> Tensor:
     h = x @ tensors[0]
     for up, down in zip(tensors[1:-1:2], tensors[2:-1:2], strict=True):
-        h = h + np.maximum(_normed(h) @ up, 0.0) @ down
-    logits = (_normed(h) @ tensors[-1]).astype(float)
-    rows = np.arange(len(x))
-    right = logits[rows, labels].copy()
-    logits[rows, labels] = -np.inf
-    return right - logits.max(axis=1)
+        h = h + torch.relu(_normed(h) @ up) @ down
+    return _normed(h) @ tensors[-1]
 
 
-def _normed(h: np.ndarray) -> np.ndarray:
-    return h / np.sqrt(np.mean(h**2, axis=1, keepdims=True) + np.float32(1e-6))
+def _mlp_block(index: int) -> int | None:
+    return None if index in (0, 2 * _BLOCKS + 1) else (index - 1) // 2
+
+
+def _vit_start(rng: np.random.Generator) -> list[Array]:
+    """Patches, positions; queries with keys and values, out, up and down of every block; head."""
+    d = _VIT_WIDTH
+    tensors = [0.25 * rng.normal(size=(16, d)), 0.1 * rng.normal(size=(4, d))]
+    for _ in range(_VIT_BLOCKS):
+        for rows, columns, scale in (
+            (d, 3 * d, 1.0),
+            (d, d, 0.4),
+            (d, 2 * d, 1.4),
+            (2 * d, d, 0.4),
+        ):
+            tensors.append(scale * rng.normal(size=(rows, columns)) / np.sqrt(rows))
+    return [*tensors, 0.1 * rng.normal(size=(d, CLASSES))]
+
+
+def _vit_logits(tensors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The four quarters of an image are the tokens."""
+    patches = x.view(-1, 2, 4, 2, 4).transpose(2, 3).reshape(-1, 4, 16)
+    h = patches @ tensors[0] + tensors[1]
+    for block in range(_VIT_BLOCKS):
+        mixing, out, up, down = tensors[2 + 4 * block : 6 + 4 * block]
+        parts = (_normed(h) @ mixing).unflatten(-1, (3, _VIT_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(*parts)
+        h = h + mixed.transpose(1, 2).flatten(2) @ out
+        h = h + torch.relu(_normed(h) @ up) @ down
+    return _normed(h.mean(dim=1)) @ tensors[-1]
+
+
+def _vit_block(index: int) -> int | None:
+    return None if index in (0, 1, 2 + 4 * _VIT_BLOCKS) else (index - 2) // 4
+
+
+FAMILIES = {
+    "mlp": Family(_mlp_start, _mlp_logits, _BLOCKS, _mlp_block, tuple(TRANSFORMS), 32),
+    "vit": Family(_vit_start, _vit_logits, _VIT_BLOCKS, _vit_block, tuple(TRANSFORMS)[4:], 0),
+}
