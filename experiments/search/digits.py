@@ -11,12 +11,14 @@ are images that no training saw.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
+from kept import kept
 from problem import Merging, ranks
 from scipy import ndimage
 from sklearn.datasets import load_digits
@@ -105,9 +107,13 @@ class World:
 
 @cache
 def world(name: str = "mlp", seed: int = 0) -> World:
-    """The base and all specialists of a family; takes some ten seconds."""
+    """The base and all specialists of a family; some twenty seconds, once per machine."""
     torch.set_num_threads(1)
-    family = FAMILIES[name]
+    this = sys.modules[__name__]
+    return kept(f"digits-{name}-{seed}", [this], lambda: _made(FAMILIES[name], seed))
+
+
+def _made(family: Family, seed: int) -> World:
     transforms = [TRANSFORMS[one] for one in family.transforms]
     data = load_digits()
     order = generator(seed, "digits").permutation(len(data.images))

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 import numpy as np
 from campaign import MemoryLog, observed, run
 from digits import Digits
+from judging import Judge
+from problem import Problem
 
 from evomerge.interfaces import Asked, SearchProblem
-from evomerge.pareto import hypervolume, non_dominated
 from evomerge.search.margin import MarginSampler
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array
@@ -51,33 +52,23 @@ def campaign(problem: Digits, sampler: str, seed: int, trials: int) -> Rows:
     items = problem.items
     points, values = run(made, problem.values, references, trials, items=items)
     rows: Rows = {sampler: []}
+    judge = Judge(problem)
     for count in [t for t in TRIALS if t <= trials]:
-        rows[sampler].append(handed_over(problem, points[:count], -values[:count]))
+        rows[sampler].append(judge.worth(points[:count], -values[:count]))
         if isinstance(made, MarginSampler):
             predicted = believed(searched, points[:count], values[:count], problem)
-            worth = handed_over(problem, points[:count], predicted)
+            worth = judge.worth(points[:count], predicted)
             rows.setdefault(f"{sampler} model", []).append(worth)
     return rows
 
 
-def believed(searched: SearchProblem, points: Array, values: Array, problem: Digits) -> Array:
+def believed(searched: SearchProblem, points: Array, values: Array, problem: Problem) -> Array:
     """What the surrogate of `margin` says of the measured points, ``(n, m)`` losses."""
-    log = MemoryLog()
+    log, given = MemoryLog(), len(problem.references())
     for number, (point, value) in enumerate(zip(points, values, strict=True)):
-        log.entries.append(Asked(number, point, number > problem.models + 1, {}))
+        log.entries.append(Asked(number, point, number >= given, {}))
         log.entries.append(observed(number, point, value, problem.items))
     return MarginSampler(searched).surrogate(log).predict(points).mean
-
-
-def handed_over(problem: Digits, points: Array, losses: Array) -> float:
-    """The worth on unseen items of what these losses choose."""
-    if problem.goals == 1:
-        return float(problem.values(points[losses[:, 0].argmin()], unseen=True)[0])
-    ends = np.array([problem.values(x, unseen=True) for x in problem.references()])
-    low, high = ends.min(axis=0), ends.max(axis=0)
-    front = points[non_dominated(losses)]
-    unseen = np.array([problem.values(x, unseen=True) for x in front])
-    return hypervolume(-(unseen - low) / (high - low), np.zeros(problem.goals))
 
 
 def lines(names: list[str], seeds: int, samplers: list[str], trials: int) -> Iterator[str]:

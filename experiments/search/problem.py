@@ -124,6 +124,29 @@ class Merging(ABC):
         return self.space.point(values)
 
 
+class Remembered:
+    """A problem whose merges are measured once on the search items, and then remembered."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._known: dict[bytes, tuple[ItemLosses, ...]] = {}
+        self.space, self.goals = problem.space, problem.goals
+        self.references = problem.references
+
+    def items(self, point: Array, *, unseen: bool = False) -> tuple[ItemLosses, ...]:
+        """See `Problem`."""
+        if unseen:
+            return self._problem.items(point, unseen=True)
+        key = point.tobytes()
+        if key not in self._known:
+            self._known[key] = self._problem.items(point)
+        return self._known[key]
+
+    def values(self, point: Array, *, unseen: bool = False) -> Array:
+        """See `Problem`."""
+        return np.array([-one.losses.mean() for one in self.items(point, unseen=unseen)])
+
+
 def ranks(tensor: np.ndarray) -> np.ndarray:
     """Each entry's place by magnitude in its tensor, 0 is the largest."""
     order = np.argsort(-np.abs(tensor), axis=None, kind="stable")

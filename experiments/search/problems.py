@@ -10,18 +10,34 @@ GOALS = (1, 2, 4)
 Maker = Callable[[int, int, bool], Problem]  # from goals, seed, and whether items have margins
 
 
-def _digits(models: int, groups: int, *, densities: bool = True) -> Maker:
+def _digits(family: str, models: int, groups: int, *, densities: bool = True) -> Maker:
     def make(goals: int, seed: int, margins: bool) -> Problem:
         from digits import Digits
 
-        return Digits(models, groups, goals, seed=seed, densities=densities, margins=margins)
+        options = {"seed": seed, "densities": densities, "margins": margins}
+        return Digits(models, groups, goals, family=family, **options)
+
+    return make
+
+
+def _language(groups: int) -> Maker:
+    def make(goals: int, seed: int, margins: bool) -> Problem:
+        from language import Language
+
+        return Language(groups, goals, seed=seed, margins=margins)
 
     return make
 
 
 SPACES: Mapping[str, Mapping[str, Maker]] = {
-    "digits4": {"models": _digits(4, 1), "layers": _digits(4, 4)},
-    "digits8": {"models": _digits(8, 1, densities=False), "layers": _digits(8, 6)},
+    "digits4": {"models": _digits("mlp", 4, 1), "layers": _digits("mlp", 4, 4)},
+    "digits8": {
+        "models": _digits("mlp", 8, 1, densities=False),
+        "layers": _digits("mlp", 8, 6),
+        "blocks": _digits("mlp", 8, 12),
+    },
+    "vit": {"models": _digits("vit", 4, 1), "layers": _digits("vit", 4, 4)},
+    "language": {"models": _language(1), "layers": _language(8)},
 }
 """By landscape and space; ``models`` has 4 to 8 dimensions, ``layers`` 32 or more."""
 
