@@ -7,8 +7,8 @@ The peers of `peers.py`, MAP and `auto`; a seed decides the search items and the
 column n is what it would hand over after n merges of its own, with the references (base, models,
 average) given to it for nothing; of `auto` and `map` the references count. `auto` is asked four
 trials ahead, as four workers would. One line of JSON per run goes to ``bars/LANDSCAPE.jsonl`` as
-soon as it has ended, and what stands there is not run again; ``--fresh`` runs `auto` and `map` again
-where their sources have changed since.
+soon as it has ended, and what stands there is not run again; ``--fresh`` runs `auto` and `map`
+again where their sources have changed since.
 """
 
 from __future__ import annotations
