@@ -60,6 +60,7 @@ class LlamaServerObjective(Questioning[Coefficients]):
         self.mixing = Mixing("layer" if self._rule.by_layer else "model", signed=True)
         super().__init__(Questions(options, folder))
         self._tokens: dict[str, tuple[int, ...]] = {}
+        self._partial: set[int] = set()
 
     @property
     def needs(self) -> Need:
@@ -83,7 +84,12 @@ class LlamaServerObjective(Questioning[Coefficients]):
             for whole, start in item
             for i in range(start, len(whole))
         ]
-        nats = forced(places, lambda bodies: self._completions(bodies, mix), safe=self._safe())
+        nats = forced(
+            places,
+            lambda bodies: self._completions(bodies, mix),
+            safe=self._safe(),
+            partial=self._partial,
+        )
         written: Sequence[tuple[str | None, bool]] = [(None, True)] * len(chosen)
         if asked.writes:
             written = self._written(chosen, parts, mix)
@@ -153,13 +159,18 @@ class LlamaServerObjective(Questioning[Coefficients]):
         return found
 
     def _tokenize(self, texts: Sequence[str]) -> None:
-        """Learn the tokens of texts, special ones before them included."""
+        """Learn the tokens of texts, special ones before them included.
+
+        The piece of a token that is no whole character is told as a list of bytes.
+        """
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
-        bodies = [{"content": text, "add_special": True} for text in new]
+        bodies = [{"content": text, "add_special": True, "with_pieces": True} for text in new]
         answers = self.client.ask([Query(body, path="/tokenize") for body in bodies])
         for text, answer in zip(new, answers, strict=True):
             try:
-                self._tokens[text] = tuple(map(int, answer["tokens"]))
+                pieces = {int(one["id"]): one["piece"] for one in answer["tokens"]}
+                self._tokens[text] = tuple(int(one["id"]) for one in answer["tokens"])
+                self._partial |= {i for i, piece in pieces.items() if not isinstance(piece, str)}
             except (KeyError, TypeError, ValueError):
                 raise EndpointError(f"/tokenize gives no tokens: {answer!r:.120}") from None
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "verify": "evomerge.cli.verify:verify",
     "dashboard": "evomerge.cli.report:dashboard",
     "serve": "evomerge.cli.serve:serve",
+    "gguf": "evomerge.cli.gguf:gguf",
     "plugins": "evomerge.cli.plugins:plugins",
 }
 DEBUG = "--debug"

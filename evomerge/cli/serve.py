@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
+from evomerge.cli.arguments import named_models
 from evomerge.cli.output import say
-from evomerge.errors import UsageError
-
-_NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)", re.DOTALL)
 
 
 @click.command()
@@ -65,7 +62,7 @@ def serve(
 
     service = Service(
         base=base,
-        models=_pool(models),
+        models=named_models(models),
         host=host,
         port=port,
         keys_env=keys_env,
@@ -75,21 +72,3 @@ def serve(
         dtype=dtype,
     )
     run_server(service, lambda url: say(f"serving {len(models)} models on {url}; Ctrl-C stops"))
-
-
-def _pool(models: tuple[str, ...]) -> dict[str, Path]:
-    """Name to path; the name is the last part of the path unless it is given."""
-    found: dict[str, Path] = {}
-    for model in models:
-        named = _NAMED.fullmatch(model)
-        path = Path(named[2] if named and not Path(model).exists() else model)
-        name = named[1] if named and not Path(model).exists() else _name(path)
-        if name in found or name == "base":
-            raise UsageError(f"the name {name!r} is taken; give each model its own: NAME={path}")
-        found[name] = path
-    return found
-
-
-def _name(path: Path) -> str:
-    stem = path.absolute().name.removesuffix(".safetensors")
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "model"

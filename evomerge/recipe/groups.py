@@ -9,7 +9,7 @@ alone, so the order of shards changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -163,13 +163,13 @@ class _Assignment:
         return _named(self._explicit(wanted))
 
     def _equal(self, count: int) -> list[tuple[int, ...]]:
-        layers, n = self.layers, len(self.layers)
+        n = len(self.layers)
         if count > n:
             raise self.grouping.error(
                 f"{count} bands are asked of {n} layers; 1 to {n}, 'each' or 'all' are possible",
                 "layers",
             )
-        return [tuple(layers[i * n // count : (i + 1) * n // count]) for i in range(count)]
+        return equal_bands(self.layers, count)
 
     def _explicit(self, bands: tuple[tuple[int, int], ...]) -> list[tuple[int, ...]]:
         first, last = self.layers[0], self.layers[-1]
@@ -236,6 +236,12 @@ class _Assignment:
         own = [g for g in kept if g == band or g.startswith(f"{band}.")]
         inside = [g for g in own if g not in self.grouping.regex]
         return tuple(inside or kept)
+
+
+def equal_bands(layers: Sequence[int], count: int) -> list[tuple[int, ...]]:
+    """Layers cut into bands whose sizes differ by one at most; `count` is at most their number."""
+    n = len(layers)
+    return [tuple(layers[i * n // count : (i + 1) * n // count]) for i in range(count)]
 
 
 def _named(bands: list[tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -11,12 +11,17 @@ from typing import Any
 from evomerge.errors import UsageError
 from evomerge.objectives.endpoint.failures import EndpointDownError
 
-_PLACE = re.compile(r"\{(model|layer)\}")
+_PLACES = {
+    "{model}": r"(?P<model>.+)",
+    "{layer}": r"(?P<layer>\d{1,6})",
+    "{layers}": r"(?P<first>\d{1,6})-(?P<last>\d{1,6})",
+}
 
 
 @dataclass(frozen=True)
 class NamingRule:
-    """How adapters' files are called: ``{model}.gguf``, ``{model}-{layer}.gguf``.
+    """How adapters' files are called: ``{model}.gguf``, ``{model}-{layer}.gguf``, or
+    ``{model}-{layers}.gguf`` with the first and the last of several layers (``math-08-15.gguf``).
 
     Attributes:
         text: as the campaign has it; a layer may be written with leading zeros.
@@ -31,36 +36,34 @@ class NamingRule:
         Raises:
             UsageError: if it does not name ``{model}`` once, or something else in braces.
         """
-        places = re.findall(r"\{[^}]*\}", text)
-        if places.count("{model}") != 1 or len(places) > 2 or not _PLACE.search(text):
-            raise UsageError(_ADVICE.format(text))
-        if any(place not in ("{model}", "{layer}") for place in places):
-            raise UsageError(_ADVICE.format(text))
-        if len(places) == 2 and "{layer}" not in places:
+        places = sorted(re.findall(r"\{[^}]*\}", text))
+        if places not in (["{model}"], ["{layer}", "{model}"], ["{layers}", "{model}"]):
             raise UsageError(_ADVICE.format(text))
         return cls(text)
 
     @property
     def by_layer(self) -> bool:
-        """Whether each layer has an adapter of its own."""
-        return "{layer}" in self.text
+        """Whether layers, or bands of them, have adapters of their own."""
+        return "{layer" in self.text
 
-    def named(self, path: str) -> tuple[str, int | None] | None:
-        """The model, and the layer, of an adapter's file; None if the rule does not fit it."""
+    def named(self, path: str) -> tuple[str, tuple[int | None, ...]] | None:
+        """The model and the layers of an adapter's file; None if the rule does not fit it.
+
+        A whole adapter's only layer is None.
+        """
         name = (PureWindowsPath(path) if "\\" in path else PurePath(path)).name
-        pattern = "".join(
-            {"{model}": "(?P<model>.+)", "{layer}": r"(?P<layer>\d+)"}.get(part, re.escape(part))
-            for part in re.split(r"(\{model\}|\{layer\})", self.text)
-        )
-        found = re.fullmatch(pattern, name)
+        parts = re.split(r"(\{[^}]*\})", self.text)
+        found = re.fullmatch("".join(_PLACES.get(part, re.escape(part)) for part in parts), name)
         if found is None:
             return None
-        return found["model"], int(found["layer"]) if self.by_layer else None
+        if "{layers}" in self.text:
+            return found["model"], tuple(range(int(found["first"]), int(found["last"]) + 1))
+        return found["model"], (int(found["layer"]) if self.by_layer else None,)
 
 
 _ADVICE = (
-    'adapters is {!r:.60}; a file\'s name such as "{{model}}.gguf" or "{{model}}-{{layer}}.gguf" '
-    "is wanted"
+    'adapters is {!r:.60}; a file\'s name such as "{{model}}.gguf", "{{model}}-{{layer}}.gguf" or '
+    '"{{model}}-{{layers}}.gguf" is wanted'
 )
 
 
@@ -71,7 +74,7 @@ class Adapters:
     Attributes:
         ids: of all adapters, those of no model among them.
         files: their paths on the server, by id.
-        owned: id by model and layer, None for a whole adapter.
+        owned: id by model and layer, None for a whole adapter; layers may share an id.
     """
 
     ids: tuple[int, ...]
@@ -93,12 +96,13 @@ class Adapters:
             ) from None
         owned: dict[tuple[str, int | None], int] = {}
         for number, path in files.items():
-            owner = rule.named(path)
-            if owner is not None and owned.setdefault(owner, number) != number:
-                raise EndpointDownError(
-                    f"two adapters are called alike by {rule.text!r}: {files[owned[owner]]} and "
-                    f"{path}"
-                )
+            model, layers = rule.named(path) or ("", ())
+            for owner in ((model, layer) for layer in layers):
+                if owned.setdefault(owner, number) != number:
+                    raise EndpointDownError(
+                        f"two adapters are called alike by {rule.text!r}: {files[owned[owner]]} "
+                        f"and {path}"
+                    )
         return cls(tuple(sorted(files)), files, owned)
 
     def scales(self, weights: Mapping[str, Any]) -> list[dict[str, float | int]]:
@@ -110,9 +114,9 @@ class Adapters:
             weights: by model, or by model and layer.
 
         Raises:
-            EndpointDownError: if a weight has no adapter.
+            EndpointDownError: if a weight has no adapter, or layers of one adapter differ.
         """
-        found = dict.fromkeys(self.ids, 0.0)
+        found: dict[int, float] = {}
         for model, given in weights.items():
             by_layer = given if isinstance(given, Mapping) else {None: given}
             for layer, weight in by_layer.items():
@@ -124,5 +128,11 @@ class Adapters:
                         f"the server has no adapter for {what}; it has {names or 'none'}. Load it "
                         "by --lora, or say by `adapters` how the files are called"
                     )
-                found[self.owned[owner]] = float(weight)
-        return [{"id": number, "scale": scale} for number, scale in found.items()]
+                number = self.owned[owner]
+                if found.setdefault(number, float(weight)) != weight:
+                    raise EndpointDownError(
+                        f"layer {layer} of {model} is at {weight:g}, and other layers of "
+                        f"{PurePath(self.files[number]).name} are at {found[number]:g}; cut the "
+                        "campaign's `groups: {layers: ...}` as the files are"
+                    )
+        return [{"id": number, "scale": found.get(number, 0.0)} for number in self.ids]

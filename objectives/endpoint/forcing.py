@@ -1,13 +1,13 @@
 """Log-probabilities of chosen tokens from servers that tell only those of likely next tokens.
 
 llama.cpp's server: a bias of 100 on a token makes the server choose it, and the log-probabilities
-that it tells are those before the bias. It tells none at all where the chosen token is no whole
-character; then another token is forced, and the whole vocabulary is asked for.
+that it tells are those before the bias. Where the chosen token is no whole character it tells none
+at all, or fails; such tokens are never forced, and the whole vocabulary is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from evomerge.objectives.endpoint.failures import EndpointError
@@ -24,7 +24,9 @@ ALL = 300_000
 _BIAS = 100.0
 
 
-def forced(places: Iterable[Place], ask: Ask, *, safe: int) -> dict[Place, float]:
+def forced(
+    places: Iterable[Place], ask: Ask, *, safe: int, partial: Collection[int] = ()
+) -> dict[Place, float]:
     """The log-probability of each place's token, in nats.
 
     One request for each text that is read, if the other tokens wanted there are among the
@@ -32,19 +34,25 @@ def forced(places: Iterable[Place], ask: Ask, *, safe: int) -> dict[Place, float
 
     Args:
         safe: a token that is a whole character.
+        partial: tokens that are not.
 
     Raises:
         EndpointError: if the server tells no log-probability of one.
     """
     wanted = dict.fromkeys(places)
     by_text: dict[tuple[int, ...], list[int]] = {}
-    for text, token in wanted:
+    for text, token in sorted(wanted, key=lambda place: place[1] in partial):
         by_text.setdefault(text, []).append(token)
     found: dict[Place, float] = {}
     # The first of each text brings the likeliest beside it; the rest are asked one by one.
-    firsts = [(text, tokens[0], LIKELY if tokens[1:] else 1) for text, tokens in by_text.items()]
+    firsts = [
+        (text, tokens[0], LIKELY if tokens[1:] else 1)
+        for text, tokens in by_text.items()
+        if tokens[0] not in partial
+    ]
     _read(firsts, by_text, ask, found)
-    left = [(text, token, 1) for text, token in wanted if (text, token) not in found]
+    whole = [place for place in wanted if place[1] not in partial]
+    left = [(text, token, 1) for text, token in whole if (text, token) not in found]
     _read([one for one in left if one[:2] not in {f[:2] for f in firsts}], by_text, ask, found)
     texts = dict.fromkeys(text for text, token in wanted if (text, token) not in found)
     _read([(text, safe, ALL) for text in texts], by_text, ask, found)

@@ -12,16 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from evomerge.coefficients import Coefficients
 from evomerge.errors import ObjectiveError, UsageError
+from evomerge.export.front import export
+from evomerge.export.gguf import Split, naming, write_gguf
 from evomerge.objectives.endpoint.adapters import Adapters, NamingRule
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
 from evomerge.objectives.endpoint.objective import disagreement
+from evomerge.objectives.jsonl import JsonlObjective
 from evomerge.objectives.llama_server import LlamaServerObjective, shared
+from evomerge.objectives.models import load_model
+from evomerge.objectives.subject import LiveModel
 from evomerge.study.loop import Ending, run
 from evomerge.study.study import Study
 from tests.conftest import Loopback, as_json, served
+from tests.gguf_files import deltas, write_base
 from tests.objectives.endpoint.world import NAMES, World
 
 Write = Callable[..., Path]
@@ -67,11 +73,19 @@ class LlamaServer:
                      for i, p in enumerate(self.files)]
                 )  # fmt: skip
             case "/tokenize":
-                assert body["add_special"] is True
-                return as_json({"tokens": self.world.encode(body["content"])})
+                assert body["add_special"] is True and body["with_pieces"] is True
+                pieces = [
+                    {"id": token, "piece": [token] if 128 <= token < 256 else chr(token)}
+                    for token in self.world.encode(body["content"])
+                ]
+                return as_json({"tokens": pieces})
             case "/completion":
                 self.bodies.append(body)
-                return as_json(self.completion(body))
+                told = self.completion(body)
+                if told is None:
+                    message = "The model produced output that does not match the expected format"
+                    return as_json({"error": {"code": 500, "message": message}}, 500)
+                return as_json(told)
         return as_json({"error": {"code": 404, "message": "File Not Found"}}, 404)
 
     def scales(self, body: Any) -> list[float]:
@@ -127,6 +141,8 @@ class LlamaServer:
             if ends:
                 text, why = text[: min(ends)], "word"
                 break
+        if count and 128 <= ids[-1] < 192:  # the text starts within a character
+            return None
         answer: dict[str, Any] = {
             "content": text,
             "stop_type": why,
@@ -270,13 +286,16 @@ def test_scales_that_are_not_applied_fail_the_candidate(world: World, write_item
 
 def test_files_have_owners_by_the_rule() -> None:
     rule = NamingRule.parse("{model}-{layer}.gguf")
-    assert rule.named("/x/math-v2-007.gguf") == ("math-v2", 7)
-    assert rule.named("C:\\x\\math-1.gguf") == ("math", 1)
+    assert rule.named("/x/math-v2-007.gguf") == ("math-v2", (7,))
+    assert rule.named("C:\\x\\math-1.gguf") == ("math", (1,))
     assert rule.named("/x/math.gguf") is None
+    bands = NamingRule.parse("{model}-{layers}.gguf")
+    assert bands.named("/x/math-2-08-10.gguf") == ("math-2", (8, 9, 10))
     found = [{"id": 0, "path": "a.gguf"}, {"id": 1, "path": "other/a.gguf"}]
     with pytest.raises(EndpointDownError, match="called alike"):
         Adapters.read(found, NamingRule.parse("{model}.gguf"))
-    for wrong in ("fixed.gguf", "{layer}.gguf", "{model}{model}", "{model}-{rank}.gguf"):
+    for wrong in ("fixed.gguf", "{layer}.gguf", "{model}{model}", "{model}-{rank}.gguf",
+                  "{model}-{layer}-{layers}"):  # fmt: skip
         with pytest.raises(UsageError, match="a file's name such as"):
             NamingRule.parse(wrong)
 
@@ -301,39 +320,118 @@ def test_a_continuation_starts_where_its_tokens_leave_the_prompts() -> None:
     assert shared([], [7]) == 0
 
 
+class FileServer(LlamaServer):
+    """Adds up what the adapters' files on its command line hold.
+
+    Attributes:
+        paths: of the files, in the order of the command line.
+    """
+
+    def __init__(self, world: World, paths: list[Path]) -> None:
+        super().__init__(world)
+        self.paths = paths
+        self.changes = [deltas(path, world.base) for path in paths]
+
+    @property
+    def files(self) -> list[str]:
+        return [str(path) for path in self.paths]
+
+    def state(self, scales: list[float]) -> Any:
+        found = dict(self.world.weights)
+        for scale, changes in zip(scales, self.changes, strict=True):
+            for name, change in changes.items():
+                found[name] = found[name] + scale * torch.from_numpy(change)
+        return found
+
+
+def written(world: World, split: Split) -> list[Path]:
+    """The world's adapters as files."""
+    adapters = {name: world.base.parent / name for name in NAMES}
+    folder = world.base.parent / f"gguf-{split}"
+    files = write_gguf(world.base, adapters, folder, split=split)
+    return [folder / file.name for file in files]
+
+
+@pytest.mark.parametrize("split", [None, "each", 2, 1])
+def test_written_files_score_as_the_exported_merge_does(
+    split: Split, world: World, write_items: Write
+) -> None:
+    items = write_items(*CHOICES)
+    apart = split in ("each", 2)
+    rows = [[0.5, -0.25], [-0.75, 1.5]] if apart else [[0.7, -1.3]]
+    mix = world.candidate(*rows, shared=not apart)
+    wanted = world.local(mix, items, metrics="log_likelihood")
+    server = FileServer(world, written(world, split))
+    with objective(server, items, adapters=naming(split), metrics="log_likelihood") as made:
+        found = made.evaluate(mix, None)
+    assert list(found.items) == pytest.approx(list(wanted.items), abs=1e-4)
+
+
+def test_layers_of_one_file_have_one_weight(world: World, write_items: Write) -> None:
+    server = FileServer(world, written(world, 1))
+    with objective(server, write_items(*CHOICES), adapters=naming(1)) as made:
+        wrong = r"layer 1 of math is at -0\.75, and other layers of math-0-1\.gguf are at 0\.5"
+        with pytest.raises(EndpointDownError, match=wrong):
+            made.evaluate(world.candidate([0.5, 0.5], [-0.75, 0.5]), [0])
+
+
+def test_a_campaign_by_coefficients_measures_what_its_export_scores(
+    world: World, write_items: Write
+) -> None:
+    """Adapters, cut by `evomerge gguf`, on the server; weights per layer; the merge exported."""
+    items = write_items(*({"prompt": f"{i}+1=", "choices": ["4", "5"], "answer": i % 2}
+                          for i in range(6)))  # fmt: skip
+    server = FileServer(world, written(world, "each"))
+    with served(Loopback(server)) as loopback:
+        told = f'type: llama_server, url: "{loopback.url}", adapters: "{naming("each")}"'
+        told += ", metrics: log_likelihood"
+        campaign = world.campaign(items, told, groups="{layers: each}")
+        with Study.open(campaign) as study:
+            assert run(study).ending is Ending.FINISHED
+            number = study.trials()[-1].number
+            (folder,) = export(study, world.base.parent / "out", trial=number)
+            measured = study.scores(number, "search", "skill").items
+            chosen = study.items("skill", "search")
+    made = JsonlObjective({"items": items.name, "metrics": "log_likelihood"}, folder=items.parent)
+    model = load_model(folder, device="cpu")
+    assert isinstance(model, LiveModel)
+    again = made.evaluate(model, chosen).items
+    assert list(measured) == pytest.approx(list(again), abs=1e-4)
+
+
 @pytest.mark.skipif(
     not os.environ.get("EVOMERGE_LLAMA_SERVER"),
     reason="EVOMERGE_LLAMA_SERVER names no llama-server binary",
 )
-@pytest.mark.skipif(
-    not os.environ.get("EVOMERGE_LLAMA_FILES"),
-    reason="EVOMERGE_LLAMA_FILES names no folder with base.gguf, math.gguf and code.gguf",
-)
-def test_live(write_items: Write) -> None:
-    """The real server: the base is the base again after a mix, and the mix differs."""
-    files = Path(os.environ["EVOMERGE_LLAMA_FILES"])
+@pytest.mark.parametrize("split", [None, "each", 2])
+def test_live(split: Split, world: World, write_items: Write) -> None:
+    """The real server, with files of ours: scores as the exported merge; the base comes back."""
+    base = world.base.parent / "base.gguf"
+    write_base(world.base, base)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     command = [
-        os.environ["EVOMERGE_LLAMA_SERVER"], "-m", str(files / "base.gguf"),
-        "--lora", f"{files / 'math.gguf'},{files / 'code.gguf'}",
-        "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--port", str(port),
+        os.environ["EVOMERGE_LLAMA_SERVER"], "-m", str(base),
+        "--lora", ",".join(map(str, written(world, split))),
+        "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-t", "1", "--port", str(port),
     ]  # fmt: skip
     items = write_items(*CHOICES)
+    rows = [[0.7, -1.3]] if split is None else [[0.5, -0.25], [-0.75, 1.5]]
+    mix = world.candidate(*rows, shared=split is None)
+    none = world.candidate(*([0.0, 0.0] for _ in rows), shared=split is None)
+    options = {"items": items.name, "adapters": naming(split), "metrics": "log_likelihood"}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             # 503 while it loads, and refused connections before: both are tried again.
             made = LlamaServerObjective(
-                {"url": f"http://127.0.0.1:{port}", "items": items.name}, folder=items.parent
+                {"url": f"http://127.0.0.1:{port}", **options}, folder=items.parent
             )
-            groups = {"all": (0,)}
-            candidates = [
-                Coefficients("task_arithmetic", NAMES, {"all": {"weight": row}}, groups)
-                for row in ((0.0, 0.0), (0.5, 0.5), (0.0, 0.0))
-            ]
-            first, second, third = (made.observe(one, None) for one in candidates)
+            first, second, third = (made.observe(one, None) for one in (none, mix, none))
+            scores = made.evaluate(mix, None)
         finally:
             server.kill()
     assert disagreement(first, third, 1e-5) is None
     assert disagreement(first, second, 1e-5) is not None
+    wanted = world.local(mix, items, metrics="log_likelihood")
+    assert list(scores.items) == pytest.approx(list(wanted.items), abs=1e-4)
