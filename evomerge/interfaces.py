@@ -23,9 +23,9 @@ class ItemLosses:
 
     Attributes:
         losses: ``(n,)``, lower is better; their mean is the goal's loss. One number where a mean
-            was told by hand.
+            was told by hand; NaN where an item was not measured.
         margins: ``(n,)``, turned like the losses: the lower, the better the item went; None
-            where the objective gives none.
+            where the objective gives none, NaN where an item was not measured.
     """
 
     losses: Array

@@ -191,7 +191,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measured:
-    """A stored value: mean, standard error and item count of one goal on one split."""
+    """A stored value: mean, standard error and item count of one goal on one split.
+
+    Where a race measured a part of the items, mean and error are estimates over all of them.
+    """
 
     mean: float
     standard_error: float | None
@@ -206,6 +209,8 @@ class Trial:
         visible_from: number of the first ask that saw this trial's end; None before that.
         reason: why it failed.
         results: by split, then by metric.
+        chance: of a trial that a race stopped: that it would have entered the front, in [0, 1];
+            its search results are estimates. None where it was measured whole, or not yet.
     """
 
     candidate: Candidate
@@ -213,6 +218,7 @@ class Trial:
     visible_from: int | None = None
     reason: str | None = None
     results: Mapping[Split, Mapping[str, Measured]] = field(default_factory=dict)
+    chance: float | None = None
 
     @property
     def number(self) -> int:

@@ -21,8 +21,8 @@ class GoalItems:
     """One goal's items over all trials.
 
     Attributes:
-        losses: ``(n, p)``, lower is better; a row of NaN where a trial has no items.
-        margins: ``(n, p)``, lower is better; a row of NaN where a trial has none.
+        losses: ``(n, p)``, lower is better; NaN where an item was not measured.
+        margins: ``(n, p)``, lower is better; NaN where there is none.
     """
 
     losses: Array

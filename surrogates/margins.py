@@ -32,6 +32,7 @@ from evomerge.surrogates.calibration import (
 )
 from evomerge.surrogates.evidence import Fitted, Outputs, fit
 from evomerge.surrogates.history import FitError, GoalItems
+from evomerge.surrogates.likeness import learn_likeness
 from evomerge.surrogates.links import Link, learn_link
 from evomerge.surrogates.process import Process, condition, leave_one_out
 from evomerge.surrogates.structure import Structure
@@ -79,7 +80,7 @@ class MarginSurrogate:
     """See the module's docstring; made by `fit_margins`. Implements `Surrogate`.
 
     Attributes:
-        rows: ``(n,)``, which trials of the history it knows.
+        rows: ``(n,)``, which trials of the history it knows with all of their items.
         left_out: prediction of each of these without it.
     """
 
@@ -167,7 +168,8 @@ def fit_margins(
         centre: ``(d,)``, the origin of the kernel.
         points: ``(n, d)``.
         losses: ``(n, m)``, of the goals in question.
-        items: m records; only trials with margins for all of these goals are used.
+        items: m records; trials with all margins for all of these goals are learnt from, and
+            those with a part of them count as their guesses' variance lets them.
         kernel: with its numbers, where they are known from an earlier fit.
 
     Raises:
@@ -177,17 +179,48 @@ def fit_margins(
     rows = np.flatnonzero(np.all([np.isfinite(table).all(axis=1) for table in tables], axis=0))
     if len(rows) < FEWEST:
         raise FitError(f"{len(rows)} trials with margins; a fit needs {FEWEST}")
-    points, losses = points[rows], losses[rows]
+    losses = losses[rows]
     goals, outputs = _standardised([GoalItems(i.losses[rows], i.margins[rows]) for i in items])
     if not outputs.any():
         raise FitError("the margins of all trials are equal; there is nothing to learn from")
     if kernel is None:
-        kernel = fit(structure, centre, points, [_moments(goals, outputs)])
-    process = condition(kernel.kernel, np.full(len(rows), kernel.noise), points, outputs)
-    errors, variance = leave_one_out(process)
+        kernel = fit(structure, centre, points[rows], [_moments(goals, outputs)])
+    partly, guesses, doubts = _completed(goals, outputs, items)
+    process = condition(
+        kernel.kernel,
+        np.concatenate([np.full(len(rows), kernel.noise), kernel.noise + doubts]),
+        points[np.concatenate([rows, partly])],
+        np.concatenate([outputs, guesses]),
+    )
+    errors, variance = (each[: len(rows)] for each in leave_one_out(process))
     goals, left_out = _calibrated(goals, outputs + errors, variance, kernel.noise, losses)
     fits = tuple(map(fit_of, losses.T, left_out.mean.T, left_out.spread.T))
     return MarginSurrogate(process, kernel.noise, goals, fits, rows, left_out)
+
+
+def _completed(
+    goals: Sequence[_Goal], outputs: Array, items: Sequence[GoalItems]
+) -> tuple[NDArray[np.int64], Array, Array]:
+    """The trials of which some items were measured, the rest guessed from the whole trials.
+
+    Returns:
+        Which trials, ``(k,)``; their outputs, ``(k, p)``; the guesses' variance, the mean over
+        all outputs, ``(k,)``.
+    """
+    table = np.concatenate(
+        [(one.margins - goal.means) / goal.scales for goal, one in zip(goals, items, strict=True)],
+        axis=1,
+    )
+    known = np.isfinite(table)
+    partly = np.flatnonzero(known.any(axis=1) & ~known.all(axis=1))
+    guesses, doubts = np.empty((len(partly), table.shape[1])), np.empty(len(partly))
+    likeness = learn_likeness(outputs)
+    for row, trial in enumerate(partly):
+        places = np.flatnonzero(known[trial])
+        means, variances = likeness.each(likeness.mixture(places, table[trial, places]))
+        guesses[row] = np.where(known[trial], table[trial], means)
+        doubts[row] = np.where(known[trial], 0.0, variances).mean()
+    return partly, guesses, doubts
 
 
 def _standardised(items: Sequence[GoalItems]) -> tuple[tuple[_Goal, ...], Array]:

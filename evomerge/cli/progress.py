@@ -101,6 +101,8 @@ class Progress:
         if trial.state is not TrialState.DONE:
             return
         self.done += 1
+        if trial.chance is not None:
+            return
         candidates = [*self.front, trial]
         values = [one.values() or {} for one in candidates]
         missed = np.array([violation(self.goals, value) for value in values])

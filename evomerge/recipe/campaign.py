@@ -27,7 +27,14 @@ from evomerge.recipe.reader import (
     word,
 )
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.specs import Budget, ExportSpec, ItemSplits, ObjectiveSpec, SamplerSpec
+from evomerge.recipe.specs import (
+    Budget,
+    ExportSpec,
+    ItemSplits,
+    ObjectiveSpec,
+    Racing,
+    SamplerSpec,
+)
 from evomerge.recipe.strict_yaml import load, read
 
 LOOKAHEAD = 4
@@ -43,6 +50,7 @@ class Campaign:
         goals: in file order; at least one.
         objectives: metric to what measures it; equal specs are evaluated once.
         items: how each objective's items are split.
+        racing: how candidates race; None measures each on all search items.
         sampler: name and options.
         budget: whichever ends first; counted across resumes.
         study: the study's folder.
@@ -66,6 +74,7 @@ class Campaign:
     goals: tuple[Goal, ...]
     objectives: Mapping[str, ObjectiveSpec]
     items: ItemSplits
+    racing: Racing | None
     sampler: SamplerSpec
     budget: Budget
     study: Path
@@ -134,6 +143,7 @@ class Campaign:
         fusion = self.logit_fusion
         return {
             **({} if fusion is None else {"logit_fusion": fusion.mode}),
+            **({} if self.racing is None else {"racing": self.racing.to_json()}),
             **self.recipe.identity(),
             "goals": [
                 [g.metric, g.direction, g.limit, g.reference, self.objectives[g.metric].identity()]
@@ -173,6 +183,7 @@ def _read(top: Section, path: Path, source_text: str) -> Campaign:
         goals=tuple(goal for goal, _ in goals.values()),
         objectives={metric: spec for metric, (_, spec) in goals.items()},
         items=sections.items(top.section("items")),
+        racing=sections.racing(top.section("racing")),
         sampler=top.get("sampler", sections.sampler, SamplerSpec("auto")),
         budget=sections.budget(top),
         study=top.get("study", path_from(folder), folder / "runs" / f"{path.stem}.evomerge"),

@@ -25,7 +25,14 @@ from evomerge.recipe.reader import (
     text,
     word,
 )
-from evomerge.recipe.specs import Budget, ExportSpec, ItemSplits, ObjectiveSpec, SamplerSpec
+from evomerge.recipe.specs import (
+    Budget,
+    ExportSpec,
+    ItemSplits,
+    ObjectiveSpec,
+    Racing,
+    SamplerSpec,
+)
 from evomerge.recipe.strict_yaml import Node
 
 _METRIC_FORBIDS = frozenset(" =,/\t")
@@ -177,6 +184,28 @@ def _share(node: Node) -> tuple[float, bool]:
     elif isinstance(value, float) and 0 <= value <= 1:
         return value, False
     raise error(f"{got(node)} stands here; a share such as 60% or a count is wanted", node)
+
+
+def racing(part: Section | None) -> Racing | None:
+    """How candidates race; not at all where the section is missing."""
+    if part is None:
+        return None
+    default = Racing()
+    found = Racing(
+        first=part.get("first", _fraction, default.first),
+        error=part.get("error", _fraction, default.error),
+        tolerance=part.get("tolerance", number(low=0), default.tolerance),
+    )
+    part.finish()
+    return found
+
+
+def _fraction(node: Node) -> float:
+    """``12%`` or 0.12, between 0 and 1."""
+    share, counted = _share(node)
+    if counted or not 0 < share < 1:
+        raise error(f"{got(node)} stands here; a share between 0% and 100% is wanted", node)
+    return share
 
 
 def export(part: Section | None, folder: Path) -> ExportSpec | None:

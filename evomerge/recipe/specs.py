@@ -112,6 +112,28 @@ def _rounded(shares: Mapping[Split, float], items: int) -> dict[Split, int]:
 
 
 @dataclass(frozen=True)
+class Racing:
+    """How new candidates race; see `evomerge.search.racing`.
+
+    Attributes:
+        first: share of an objective's search items that are measured first, in (0, 1); every
+            further stage doubles what is measured.
+        error: a candidate whose chance of entering the front is less is stopped, in (0, 1);
+            shared out among the stages.
+        tolerance: how many standard errors, of paired differences over items, a candidate must be
+            ahead of a front member to count as better.
+    """
+
+    first: float = 0.0625
+    error: float = 0.2
+    tolerance: float = 3.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides which items are measured."""
+        return {"first": self.first, "error": self.error, "tolerance": self.tolerance}
+
+
+@dataclass(frozen=True)
 class Budget:
     """When asking stops; whichever is reached first. At least one is set.
 

@@ -38,6 +38,7 @@ def status_of(study: Study) -> dict[str, Any]:
         "trials": spend.trials,
         "budget": study.limit,
         **{state.value: states[state] for state in TrialState},
+        **economy(study, trials),
         "front": len(study.front(chosen_on(trials))),
         "hypervolume": study.hypervolume(),
         "attempts": spend.attempts,
@@ -46,6 +47,28 @@ def status_of(study: Study) -> dict[str, Any]:
         **({"requests": spend.requests, "tokens": spend.tokens} if spend.requests else {}),
         **({"money": spend.money} if spend.money else {}),
         "hours left": hours_left(states[TrialState.DONE], left, spend.wall_seconds),
+    }
+
+
+def economy(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Of a campaign in which candidates race: what was stopped, and what that spared.
+
+    ``items`` were spent on the ended trials of the search, of ``items of full evaluation`` that
+    they would have cost without races; goals of one objective count once. ``false discards
+    expected``: the sum of the chances at which trials were stopped.
+    """
+    charter = study.charter
+    if charter.racing is None:
+        return {}
+    ended = [trial.results["search"] for trial in trials if "search" in trial.results]
+    groups = [group[0] for group in charter.asked_together]
+    full = sum(len(charter.items(metric, "search") or ()) for metric in groups)
+    stopped = [trial.chance for trial in trials if trial.chance is not None]
+    return {
+        "stopped": len(stopped),
+        "items": sum(results[metric].items for results in ended for metric in groups),
+        "items of full evaluation": full * len(ended),
+        "false discards expected": sum(stopped),
     }
 
 
@@ -110,12 +133,19 @@ def content_of(study: Study) -> Content:
     from evomerge.report.page import Content
 
     trials = study.trials()
-    measured = [trial for trial in trials if trial.values() is not None]
+    measured = [t for t in trials if t.values() is not None and t.chance is None]
     volumes = {point.trial: point.hypervolume for point in study.history()}
     volume = study.hypervolume()
     facts = [("trials", f"{len(measured)} measured of {len(trials)}")]
     if volume is not None:
         facts.append(("hypervolume", f"{volume:.4g}"))
+    saved = economy(study, trials)
+    if saved:
+        spent, whole = saved["items"], saved["items of full evaluation"]
+        facts.append(("stopped early", str(saved["stopped"])))
+        facts.append(
+            ("items", f"{spent} of {whole}" + (f" ({spent / whole:.0%})" if whole else ""))
+        )
     facts.append(("seed", str(study.seed)))
     return Content(
         name=study.name,

@@ -12,7 +12,7 @@ import numpy as np
 
 from evomerge.goals import Goal, loss_limits, reference_point
 from evomerge.interfaces import SearchProblem
-from evomerge.recipe.specs import ItemSplits
+from evomerge.recipe.specs import ItemSplits, Racing
 from evomerge.space import Array, Space
 from evomerge.study.items import partition
 from evomerge.trial import SPLITS, InvalidScoresError, Scores, Split
@@ -35,6 +35,7 @@ class Charter:
         anchors: numbers of the base's and the parents' trials, which set the reference point.
         carried: how many further trials a fork brought along, right after the references.
         forked_from: the folder of the study that this one is a fork of.
+        racing: how candidates race; None measures each on all search items.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Charter:
     anchors: tuple[int, ...]
     carried: int = 0
     forked_from: str | None = None
+    racing: Racing | None = None
 
     def to_json(self) -> str:
         """Canonical JSON."""
@@ -64,6 +66,7 @@ class Charter:
         known["goals"] = tuple(Goal(**goal) for goal in body["goals"])
         known["splits"] = ItemSplits(**body["splits"])
         known["anchors"] = tuple(body["anchors"])
+        known["racing"] = Racing(**body["racing"]) if body.get("racing") else None
         return cls(**known)
 
     @cached_property
@@ -77,6 +80,15 @@ class Charter:
         """Indices of the items of a split; None for an objective without items."""
         parts = self._partitions[metric]
         return None if parts is None else parts[split]
+
+    @cached_property
+    def asked_together(self) -> tuple[tuple[str, ...], ...]:
+        """Metrics by objective: those of one are measured by the same answers."""
+        groups: dict[str, list[str]] = {}
+        for metric, *_, objective in self.identity["goals"]:
+            key = json.dumps([objective, self.counts[metric]], sort_keys=True)
+            groups.setdefault(key, []).append(metric)
+        return tuple(map(tuple, groups.values()))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -100,13 +112,19 @@ class Charter:
         return reference_point(self.goals, np.zeros((1, len(self.goals))))
 
     def checked(
-        self, scores: Mapping[str, object], split: Split, *, means: bool = False
+        self,
+        scores: Mapping[str, object],
+        split: Split,
+        *,
+        means: bool = False,
+        counts: Mapping[str, int] | None = None,
     ) -> dict[str, Scores]:
         """A checked copy of scores by metric.
 
         Args:
             means: also take a single number for an objective with items: the mean that somebody
                 else worked out.
+            counts: how many items by metric, where not all of the split were asked.
 
         Raises:
             InvalidScoresError: unless there is one right answer for every goal and no other.
@@ -118,12 +136,12 @@ class Charter:
                 f"scores of {sorted(map(str, scores))} were told; "
                 f"the goals are {sorted(self.metrics)}"
             )
-        return {
-            metric: Scores.of(
-                scores[metric], self._count(metric, split, scores[metric], means), metric=metric
-            )
-            for metric in self.metrics
-        }
+        found = {}
+        for metric in self.metrics:
+            answer = scores[metric]
+            count = counts[metric] if counts else self._count(metric, split, answer, means)
+            found[metric] = Scores.of(answer, count, metric=metric)
+        return found
 
     def _count(self, metric: str, split: Split, answer: object, means: bool) -> int | None:
         items = self.items(metric, split)

@@ -112,7 +112,8 @@ def _fill(campaign: Campaign, place: Path, target: Path, old: Database, new: Dat
     with old.snapshot():
         before = opening.load_charter(old)
         reasons = obstacles(before, fresh, load_inputs(old), inputs)
-        trials = [] if reasons else [t for t in load_trials(old) if t.state in _ENDED]
+        ended = [t for t in load_trials(old) if t.state in _ENDED and t.chance is None]
+        trials = [] if reasons else ended
         plan = _carried(opening.bind(campaign), trials)
         charter = replace(
             fresh, carried=len(plan) - fresh.references, forked_from=str(place.resolve())

@@ -19,6 +19,7 @@ from evomerge.interfaces import Asked, ItemLosses, Observation
 from evomerge.study.asides import load_asides, place_of
 from evomerge.study.database import Database
 from evomerge.study.rows import load_scores, load_trials
+from evomerge.study.stages import load_stages, whole_scores
 from evomerge.trial import Trial
 
 
@@ -79,6 +80,8 @@ def observation(
     errors = [measured[goal.metric].standard_error for goal in goals]
 
     def read_items() -> tuple[ItemLosses, ...]:
+        if trial.chance is not None:
+            return item_losses(goals, whole_scores(load_stages(database, trial.number)))
         return item_losses(goals, load_scores(database, trial.number, "search"))
 
     return Observation(

@@ -319,7 +319,7 @@ class _Session:
                 self._folder / SCRATCH,
                 candidate.method,
                 candidate.parameters,
-                {split: confirmation.items_of(self._study, split) for split in task.splits},
+                self._study.items_of(attempt),
             )
         )
         self._emit(AttemptBegan(phase, attempt.id, worker, candidate, task.splits))

@@ -117,9 +117,10 @@ def _frozen(study: Study, space: Space, trial: Trial) -> optuna.trial.FrozenTria
         for p in space.parameters
         if p.name in parameters
     }
-    values = trial.values("search")
+    values = None if trial.chance is not None else trial.values("search")
+    ended = State.FAIL if trial.chance is None else State.PRUNED
     return create_trial(
-        state=State.FAIL if values is None else State.COMPLETE,
+        state=ended if values is None else State.COMPLETE,
         values=None if values is None else [values[goal.metric] for goal in study.goals],
         params=parameters,
         distributions=distributions,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge._version import __version__
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.errors import StudyDamagedError, StudyError, StudyMismatchError
+from evomerge.errors import CampaignError, StudyDamagedError, StudyError, StudyMismatchError
 from evomerge.objectives.registry import make
 from evomerge.recipe.campaign import Campaign
 from evomerge.study import filesystem, folder, journal
@@ -29,7 +29,7 @@ from evomerge.study.inputs import (
     store_inputs,
 )
 from evomerge.study.lock import Lock
-from evomerge.study.schema import MIGRATIONS, READABLE_BY
+from evomerge.study.schema import MIGRATIONS, RACES, READABLE_BY
 from evomerge.study.telling import store_reference
 
 if TYPE_CHECKING:
@@ -111,7 +111,12 @@ def store_new(
     database.migrate()
     database.execute(
         "INSERT INTO study (id, readable_by, charter, campaign, source) VALUES (1, ?, ?, ?, ?)",
-        [READABLE_BY, charter.to_json(), str(campaign.path), campaign.source_text],
+        [
+            READABLE_BY if charter.racing is None else RACES,
+            charter.to_json(),
+            str(campaign.path),
+            campaign.source_text,
+        ],
     )
     store_inputs(database, inputs)
     journal.write(database, "created", version=__version__)
@@ -136,7 +141,15 @@ def new_charter(campaign: Campaign, place: Path) -> Charter:
         splits=campaign.items,
         references=len(origins),
         anchors=tuple(i for i, name in enumerate(origins) if name.split(" ")[0] in _ANCHORS),
+        racing=campaign.racing,
     )
+    without = [metric for metric, count in charter.counts.items() if count is None]
+    if charter.racing is not None and without:
+        raise CampaignError(
+            f"racing measures candidates on a part of their items, and {', '.join(without)} has "
+            "none: its objective answers one number; leave racing out, or give it items",
+            place=str(campaign.path),
+        )
     for metric in charter.metrics:
         charter.items(metric, "search")  # enough items for the splits?
     return charter

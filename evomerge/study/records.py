@@ -16,14 +16,20 @@ class Attempt:
     Attributes:
         id: unique in the study, ascending.
         splits: what is to be measured.
-        token: digest of the candidate and number of the writer's session: an answer that bears
-            another token belongs to another life of the study.
+        token: number of the writer's session, digest of the candidate, and stage of its race if
+            it has one: an answer that bears another token belongs to another life of the study.
     """
 
     id: int
     trial: int
     splits: tuple[Split, ...]
     token: str
+
+    @property
+    def stage(self) -> int | None:
+        """Of the trial's race that is measured; None where all items are."""
+        stage = self.token.partition(".")[2]
+        return int(stage) if stage else None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from evomerge.errors import StudyDamagedError
 from evomerge.study import journal
 from evomerge.study.database import Database
-from evomerge.study.digests import candidate_digest
 from evomerge.study.folder import RESULT, attempt_folder
 from evomerge.study.records import Attempt
 from evomerge.study.telling import Telling
@@ -85,8 +84,9 @@ def salvage(telling: Telling, folder: Path, candidate: Candidate) -> None:
 def _told_again(telling: Telling, candidate: Candidate, answer: Answer) -> bool:
     """Whether a result file is of this candidate, and was news."""
     splits = tuple(answer.evaluations) or ("search",)
-    same = answer.token.partition("-")[2] == candidate_digest(candidate)
-    if not same or answer.broken is not None or not telling.is_open(candidate.number, splits):
+    if answer.broken is not None or not telling.is_open(candidate.number, splits):
+        return False
+    if answer.token.partition("-")[2] != telling.mark(candidate, splits):
         return False
     attempt = telling.begin(candidate.number, splits, "salvage")
     end_by_answer(telling, attempt, answer)

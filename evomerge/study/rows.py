@@ -13,11 +13,12 @@ from evomerge.errors import StudyDamagedError
 from evomerge.space import Array
 from evomerge.study.database import Database, Row
 from evomerge.study.records import AttemptRecord
+from evomerge.study.schema import RACES
 from evomerge.trial import Candidate, Measured, Outcome, Scores, Split, Trial, TrialState
 
 _FLOAT = np.dtype("<f8")
 _TRIALS = """
-    SELECT number, origin, method, names, numbers, point, state, visible_from, reason
+    SELECT number, origin, method, names, numbers, point, state, visible_from, reason, {chance}
     FROM candidates JOIN trials USING (number)
 """
 
@@ -48,7 +49,9 @@ def load_trials(database: Database, where: str = "", values: Sequence[Any] = ())
     condition = f"WHERE {where}" if where else ""
     with database.snapshot():
         names = _all_names(database)
-        found = database.rows(f"{_TRIALS} {condition} ORDER BY number", values)
+        chance = "chance" if database.version >= RACES else "NULL"
+        trials = _TRIALS.format(chance=chance)
+        found = database.rows(f"{trials} {condition} ORDER BY number", values)
         results = _load_results(database, [row[0] for row in found] if where else None)
     try:
         return [_trial(row, names, results.get(row[0], {})) for row in found]
@@ -81,10 +84,12 @@ def _load_results(
 
 
 def load_values(database: Database, split: Split) -> dict[int, dict[str, float]]:
-    """Means by metric of all trials measured on a split, by number, ascending."""
+    """Means by metric of all trials measured on all of a split, by number, ascending."""
     values: dict[int, dict[str, float]] = {}
+    stopped = "SELECT number FROM trials WHERE chance IS NOT NULL"
+    part = f"AND trial NOT IN ({stopped})" if database.version >= RACES else ""
     for trial, metric, mean in database.rows(
-        "SELECT trial, metric, mean FROM results WHERE split = ? ORDER BY trial", [split]
+        f"SELECT trial, metric, mean FROM results WHERE split = ? {part} ORDER BY trial", [split]
     ):
         values.setdefault(trial, {})[metric] = mean
     return values
@@ -95,7 +100,7 @@ def _trial(
     names: Mapping[int, tuple[str, ...]],
     results: Mapping[Split, Mapping[str, Measured]],
 ) -> Trial:
-    number, origin, method, key, numbers, point, state, visible_from, reason = row
+    number, origin, method, key, numbers, point, state, visible_from, reason, chance = row
     candidate = Candidate(
         number=number,
         origin=origin,
@@ -103,7 +108,7 @@ def _trial(
         parameters=dict(zip(names[key], unpacked(numbers).tolist(), strict=True)),
         point=None if point is None else unpacked(point),
     )
-    return Trial(candidate, TrialState(state), visible_from, reason, results)
+    return Trial(candidate, TrialState(state), visible_from, reason, results, chance)
 
 
 def store_candidate(
@@ -144,13 +149,27 @@ def store_scores(
 ) -> None:
     """Inserts one split's results, inside the caller's transaction."""
     for metric, score in scores.items():
-        row = [trial, split, metric, score.mean, score.standard_error, len(score.items), attempt]
-        database.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        value = Measured(score.mean, score.standard_error, len(score.items))
+        store_value(database, trial, split, metric, value, attempt=attempt)
         margins = None if score.margins is None else packed(score.margins)
         database.execute(
             "INSERT INTO scores VALUES (?, ?, ?, ?, ?)",
             [trial, split, metric, packed(score.items), margins],
         )
+
+
+def store_value(
+    database: Database,
+    trial: int,
+    split: Split,
+    metric: str,
+    value: Measured,
+    *,
+    attempt: int | None,
+) -> None:
+    """Inserts one result, inside the caller's transaction."""
+    row = [trial, split, metric, value.mean, value.standard_error, value.items, attempt]
+    database.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def load_scores(database: Database, trial: int, split: Split) -> dict[str, Scores]:

@@ -12,6 +12,9 @@ APPLICATION_ID = 0x65766D67
 READABLE_BY = 1
 """The oldest version of the schema whose readers understand what this version writes."""
 
+RACES = 3
+"""The version that brought races; earlier readers would take a stopped trial for a whole one."""
+
 _FIRST = """
 -- What was fixed when the study was created (charter: JSON), and the campaign as last opened.
 CREATE TABLE study (
@@ -124,5 +127,23 @@ CREATE TABLE costs (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _COSTS)
+_RACES = """
+-- The search items of raced trials, stage by stage. places: int32, little-endian, among the split's
+-- items, fixed when the first stage begins; items and margins as in `scores`, NULL until measured.
+CREATE TABLE stages (
+    trial INTEGER NOT NULL REFERENCES candidates (number),
+    stage INTEGER NOT NULL,
+    metric TEXT NOT NULL,
+    places BLOB NOT NULL,
+    items BLOB,
+    margins BLOB,
+    attempt INTEGER REFERENCES attempts (id),
+    PRIMARY KEY (trial, stage, metric)
+);
+-- Of a trial that was stopped before its last stage: its chance of entering the front. Its
+-- results are estimates over all items, their `items` those measured, and no `scores` are there.
+ALTER TABLE trials ADD COLUMN chance REAL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _COSTS, _RACES)
 """Migration k is at index k - 1; the schema's version is their count."""

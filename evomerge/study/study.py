@@ -198,17 +198,14 @@ class Study:
             raise UsageError(f"{count} candidates were asked for; 1 or more are wanted")
         return self._asking.by_hand(count)
 
-    def ask_next(self, trials: int | None = None) -> Candidate | None:
+    def ask_next(self) -> Candidate | None:
         """The loop's next candidate: a waiting trial, or a new one under the window's rule.
 
         It is handed out once; `begin` follows. None if trials must end first, or if the budget
         is spent (`exhausted`).
-
-        Args:
-            trials: a budget in place of `limit`.
         """
         while True:
-            candidate = self._asking.next(self.limit if trials is None else trials)
+            candidate = self._asking.next(self.limit)
             if candidate is None:
                 return None
             recovery.salvage(self._telling, self.folder, candidate)
@@ -285,6 +282,10 @@ class Study:
         """
         self._telling.end(attempt, outcome, evaluations or {}, reason, seconds)
         self._backup_at_times()
+
+    def items_of(self, attempt: Attempt) -> dict[Split, dict[str, tuple[int, ...] | None]]:
+        """What an attempt measures: indices of items by metric, by split."""
+        return self._telling.items_of(attempt)
 
     def add_wall_seconds(self, seconds: float) -> None:
         """Adds to the time that the loop has run, which the budget of hours is about."""

@@ -15,9 +15,19 @@ from evomerge.study import journal
 from evomerge.study.charter import Charter
 from evomerge.study.database import Database, Row
 from evomerge.study.digests import candidate_digest
+from evomerge.study.races import Races
 from evomerge.study.records import Attempt
-from evomerge.study.rows import load_scores, load_trials, packed, store_scores, unpacked
+from evomerge.study.rows import (
+    load_scores,
+    load_trials,
+    packed,
+    store_scores,
+    store_value,
+    unpacked,
+)
+from evomerge.study.stages import store_stage
 from evomerge.trial import (
+    Candidate,
     Evaluation,
     InvalidScoresError,
     Outcome,
@@ -46,6 +56,11 @@ class Telling:
     charter: Charter
     session: int
 
+    @property
+    def races(self) -> Races:
+        """Of this study."""
+        return Races(self.database, self.charter)
+
     def tell(
         self, number: int, answers: Mapping[str, object], split: Split, seconds: float
     ) -> Trial:
@@ -64,6 +79,11 @@ class Telling:
             if trial.state is TrialState.FAILED:
                 raise StudyError(
                     f"trial {number} has failed ({trial.reason}); its end stays as it is"
+                )
+            if split == "search" and trial.chance is not None:
+                raise StudyError(
+                    f"trial {number} has lost its race; a told trial is never changed",
+                    kept="its estimates are kept",
                 )
             self._store(number, split, evaluation.scores, attempt=None)
             journal.spend(self.database, self.session, "seconds", evaluation.seconds)
@@ -88,7 +108,7 @@ class Telling:
         with self.database.transaction("begin"):
             trial = self._trial(number)
             self._check_open(trial, splits)
-            token = f"{self.session}-{candidate_digest(trial.candidate)}"
+            token = f"{self.session}-{self.mark(trial.candidate, splits)}"
             attempt = self.database.execute(
                 "INSERT INTO attempts (trial, splits, worker, token, started) "
                 "VALUES (?, ?, ?, ?, ?)",
@@ -98,6 +118,18 @@ class Telling:
                 self._set_state(number, TrialState.RUNNING)
             journal.write(self.database, "began", trial=number, attempt=attempt, worker=worker)
             return Attempt(attempt, number, splits, token)
+
+    def mark(self, candidate: Candidate, splits: tuple[Split, ...]) -> str:
+        """What an attempt at a candidate is about: its digest, and the stage of its race."""
+        stage = self.races.next_stage(candidate.number) if splits == ("search",) else None
+        return candidate_digest(candidate) + ("" if stage is None else f".{stage}")
+
+    def items_of(self, attempt: Attempt) -> dict[Split, dict[str, tuple[int, ...] | None]]:
+        """What an attempt measures: indices of items by metric, by split."""
+        if attempt.stage is not None:
+            return {"search": {**self.races.items(attempt.trial, attempt.stage)}}
+        metrics = self.charter.metrics
+        return {s: {m: self.charter.items(m, s) for m in metrics} for s in attempt.splits}
 
     def is_open(self, number: int, splits: tuple[Split, ...]) -> bool:
         """Whether an attempt at these splits could begin."""
@@ -137,7 +169,7 @@ class Telling:
             self._close(attempt, outcome, journal.shortened(reason), took, late=row[0] is not None)
             for split, scores in checked.items():
                 self._store_once(attempt, split, scores)
-            if outcome is not Outcome.SUCCEEDED and "search" in attempt.splits:
+            if outcome is not Outcome.SUCCEEDED and self._is_wanted(attempt):
                 self._fail_or_requeue(attempt.trial, outcome, journal.shortened(reason))
             self.settle_reference()
 
@@ -149,10 +181,18 @@ class Telling:
                 f"the splits {sorted(evaluations)} were measured; "
                 f"{sorted(attempt.splits)} were asked for"
             )
+        stage = attempt.stage
+        counts = None if stage is None else self.races.counts(attempt.trial, stage)
         return {
-            split: self.charter.checked(evaluation.scores, split)
+            split: self.charter.checked(evaluation.scores, split, counts=counts)
             for split, evaluation in evaluations.items()
         }
+
+    def _is_wanted(self, attempt: Attempt) -> bool:
+        """Whether the trial's state hangs on this attempt."""
+        if "search" not in attempt.splits:
+            return False
+        return attempt.stage is None or not self.races.is_measured(attempt.trial, attempt.stage)
 
     def _attempt(self, attempt: Attempt) -> Row:
         row = self.database.row(
@@ -179,18 +219,45 @@ class Telling:
         trial = self._trial(attempt.trial)
         if split in trial.results or trial.state is TrialState.FAILED:
             return  # another end came first, by hand or by a later attempt: the first counts
-        self._store(attempt.trial, split, scores, attempt=attempt.id)
+        if attempt.stage is None:
+            self._store(attempt.trial, split, scores, attempt=attempt.id)
+        elif not self.races.is_measured(attempt.trial, attempt.stage):
+            self._store_stage(attempt, attempt.stage, scores)
+
+    def _store_stage(self, attempt: Attempt, stage: int, scores: Mapping[str, Scores]) -> None:
+        number = attempt.trial
+        store_stage(self.database, number, stage, scores, attempt.id)
+        self._note_doubts(number, "search", scores, attempt=attempt.id)
+        whole = self.races.finished(number)
+        if whole is not None:
+            self._store(number, "search", whole, attempt=None)
+            return
+        verdict = self.races.verdict(number)
+        if verdict is None:
+            self._set_state(number, TrialState.PENDING)
+            return
+        for metric, value in verdict.values.items():
+            store_value(self.database, number, "search", metric, value, attempt=None)
+        self.database.execute(
+            "UPDATE trials SET chance = ? WHERE number = ?", [verdict.chance, number]
+        )
+        self._set_state(number, TrialState.DONE)
 
     def _store(
         self, number: int, split: Split, scores: Mapping[str, Scores], *, attempt: int | None
     ) -> None:
         store_scores(self.database, number, split, scores, attempt=attempt)
+        self._note_doubts(number, split, scores, attempt=attempt)
+        if split == "search":
+            self._set_state(number, TrialState.DONE)
+
+    def _note_doubts(
+        self, number: int, split: Split, scores: Mapping[str, Scores], *, attempt: int | None
+    ) -> None:
         rates = {metric: dict(found.rates) for metric, found in scores.items() if found.rates}
         if rates:
             about = {"split": split, "rates": rates}
             journal.write(self.database, "doubted", trial=number, attempt=attempt, **about)
-        if split == "search":
-            self._set_state(number, TrialState.DONE)
 
     def _fail_or_requeue(self, number: int, outcome: Outcome, reason: str | None) -> None:
         if self._trial(number).state is not TrialState.RUNNING:

@@ -16,6 +16,8 @@ from evomerge.study.charter import Charter
 from evomerge.study.database import Database
 from evomerge.study.recovery import read_answer
 from evomerge.study.rows import load_scores, load_trials, unpacked
+from evomerge.study.schema import RACES
+from evomerge.study.stages import load_stages
 from evomerge.trial import Evaluation, Scores, Split, Trial, TrialState
 
 
@@ -112,11 +114,22 @@ def _of_trial(database: Database, charter: Charter, trial: Trial) -> Iterator[st
         except StudyDamagedError as error:
             yield f"{name}: {error.cause}"
             continue
+        if split == "search" and trial.chance is not None:
+            yield from _of_stopped(database, trial)
+            continue
         for metric, value in results.items():
             if metric not in scores:
                 yield f"{name} has no {split} scores of {metric}"
             elif not _agrees(scores[metric], value.mean, value.items):
                 yield f"{name}: the {split} scores of {metric} do not give its value"
+
+
+def _of_stopped(database: Database, trial: Trial) -> Iterator[str]:
+    stages = load_stages(database, trial.number)
+    for metric, value in trial.results["search"].items():
+        found = [stage for stage in stages.get(metric, []) if stage.scores is not None]
+        if sum(len(stage.places) for stage in found) != value.items:
+            yield f"trial {trial.number} was stopped, and its stages of {metric} do not say so"
 
 
 def _agrees(scores: Scores, mean: float, items: int) -> bool:
@@ -152,6 +165,10 @@ def _same(database: Database, number: int, evaluations: Mapping[Split, Evaluatio
         "USING (trial, split, metric) WHERE results.attempt = ?",
         [number],
     )
+    if database.version >= RACES:
+        rows += database.rows(
+            "SELECT 'search', metric, items FROM stages WHERE attempt = ?", [number]
+        )
     return all(
         split in evaluations
         and metric in evaluations[split].scores

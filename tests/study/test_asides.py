@@ -23,8 +23,9 @@ def value(study: Study, number: int) -> float:
 
 def drive(study: Study, limit: int) -> None:
     """The loop in one process: the window is kept full, the oldest pending trial ends first."""
+    study.limit = limit
     while True:
-        while study.ask_next(limit) is not None:
+        while study.ask_next() is not None:
             pass
         pending = study.trials(state=TrialState.PENDING)
         if not pending:

@@ -296,7 +296,10 @@ def test_a_study_of_an_evomerge_that_knew_no_endpoints_resumes(make: Callable[..
         campaign = make(server, ("trials: 6", "trials: 1"))
         ran(campaign)[1].close()
         with closing(sqlite3.connect(campaign.parent / "study" / "study.db")) as old:
-            old.executescript("DROP TABLE costs; PRAGMA user_version = 1;")
+            old.executescript(
+                "DROP TABLE costs; DROP TABLE stages; ALTER TABLE trials DROP COLUMN chance; "
+                "PRAGMA user_version = 1;"
+            )
         with Study.read(campaign) as study:
             assert study.spend().requests == 0
         result, study = ran(campaign)

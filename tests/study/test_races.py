@@ -1,0 +1,166 @@
+"""Races: trials measured stage by stage, and stopped when they cannot enter the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.errors import CampaignError, StudyError
+from evomerge.interfaces import Observation
+from evomerge.report.summary import economy
+from evomerge.study.records import Attempt
+from evomerge.study.study import Study
+from evomerge.study.verify import verify
+from evomerge.trial import Evaluation, Outcome, Scores, Trial, TrialState
+
+RACING = (
+    ("items: 10", "items: 60"),
+    ("{search: 60%, selection: 20%, test: 20%}", "{search: 100%, selection: 0%, test: 0%}"),
+    ("sampler: random", "sampler: random\nracing: {first: 12%, error: 20%}"),
+    ("{trials: 12}", "{trials: 24}"),
+)
+
+
+@pytest.fixture
+def campaign(write_campaign: Callable[..., Path]) -> Path:
+    return write_campaign(*RACING)
+
+
+def quality(trial: Trial) -> float:
+    parameters = trial.candidate.parameters
+    weights = [value for name, value in parameters.items() if name.endswith("weight")]
+    return 50.0 - 40.0 * sum((weight - 0.5) ** 2 for weight in weights)
+
+
+def answers(study: Study, attempt: Attempt) -> dict[Any, Evaluation]:
+    """Item i goes well where the merge is good enough for it; both goals want the same merge."""
+    scores = {}
+    for metric, items in study.items_of(attempt)["search"].items():
+        assert items is not None
+        sign = 1.0 if metric == "a" else -1.0
+        margins = [sign * (quality(study.trial(attempt.trial)) - item) for item in items]
+        scores[metric] = Scores([float(margin > 0) for margin in margins], margins)
+    return {"search": Evaluation(scores)}
+
+
+def drive(study: Study, *, last_first: bool = False, stages: int | None = None) -> None:
+    """The loop in one process; attempts end in the order of their beginnings, or the reverse."""
+    while stages is None or stages > 0:
+        running = []
+        while (candidate := study.ask_next()) is not None:
+            running.append(study.begin(candidate.number, "search", "me"))
+        if not running:
+            return
+        for attempt in reversed(running) if last_first else running:
+            study.end(attempt, Outcome.SUCCEEDED, evaluations=answers(study, attempt))
+        stages = None if stages is None else stages - 1
+
+
+def essence(study: Study) -> list[Any]:
+    return [
+        (t.candidate.parameters, t.state, t.visible_from, t.results, t.chance)
+        for t in study.trials()
+    ]
+
+
+def stopped(study: Study) -> list[Trial]:
+    return [trial for trial in study.trials() if trial.chance is not None]
+
+
+def test_a_race_spares_items_of_what_cannot_enter_the_front(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        drive(study)
+        trials = study.trials()
+        assert len(trials) == 24
+        assert {trial.state for trial in trials} == {TrialState.DONE}
+        losers = stopped(study)
+        assert losers
+        for trial in losers:
+            measured = trial.results["search"]["a"]
+            assert measured.items < 60
+            assert 0 <= (trial.chance or 0) < 0.2
+        assert not {t.number for t in losers} & {t.number for t in study.front()}
+        whole = [t for t in trials if t.chance is None and t.candidate.origin == "random"]
+        assert all(len(study.scores(t.number, "search", "a").items) == 60 for t in whole)
+        saved = economy(study, trials)
+        assert saved["stopped"] == len(losers)
+        assert saved["items of full evaluation"] == 24 * 120
+        spared = sum(2 * (60 - t.results["search"]["a"].items) for t in losers)
+        assert saved["items"] == 24 * 120 - spared
+    assert [f.text for f in verify(campaign.parent / "runs/demo.evomerge")] == []
+
+
+def test_the_estimate_of_a_stopped_trial_is_near_what_all_items_would_have_said(
+    campaign: Path,
+) -> None:
+    with Study.open(campaign) as study:
+        drive(study)
+        errors = [
+            trial.results["search"]["a"].mean
+            - np.mean([quality(trial) > item for item in range(60)])
+            for trial in stopped(study)
+        ]
+        assert np.mean(np.abs(errors)) < 0.1
+
+
+def test_the_items_are_the_same_for_candidates_that_know_about_as_much(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        drive(study)
+        asked = {}
+        log = study.told()
+        for event in log.events():
+            if isinstance(event, Observation) and event.read_items is not None:
+                losses = event.read_items()[0].losses
+                asked[event.number] = tuple(np.flatnonzero(np.isfinite(losses)))
+        parts = {items for items in asked.values() if len(items) < 60}
+        assert 0 < len(parts) < len(stopped(study))
+
+
+def test_neither_workers_nor_restarts_change_a_race(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        drive(study)
+        undisturbed = essence(study)
+    (campaign.parent / "runs").rename(campaign.parent / "before")
+    for _ in range(8):
+        with Study.open(campaign) as study:
+            drive(study, last_first=True, stages=2)
+            candidate = study.ask_next()
+            if candidate is not None:
+                study.begin(candidate.number, "search", "me")  # and its coordinator dies
+    with Study.open(campaign) as study:
+        drive(study, last_first=True)
+        assert essence(study) == undisturbed
+
+
+def test_a_stage_that_comes_late_counts_once(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        drive(study, stages=3)
+        candidate = study.ask_next()
+        assert candidate is not None
+        late = study.begin(candidate.number, "search", "slow")
+        assert late.stage == 0
+        study.end(late, Outcome.LOST)
+        assert study.ask_next() == candidate
+        again = study.begin(candidate.number, "search", "quick")
+        assert study.items_of(again) == study.items_of(late)
+        study.end(late, Outcome.SUCCEEDED, evaluations=answers(study, late))
+        after = study.trial(candidate.number)
+        study.end(again, Outcome.FAILED, reason="too late to matter")
+        assert study.trial(candidate.number) == after
+
+
+def test_a_trial_that_was_stopped_is_never_told_otherwise(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        drive(study)
+        with pytest.raises(StudyError, match="lost its race"):
+            study.tell(stopped(study)[0].number, {"a": [1.0] * 60, "b": [0.0] * 60})
+
+
+def test_a_goal_without_items_cannot_race(write_campaign: Callable[..., Path]) -> None:
+    path = write_campaign((", items: 10}", "}"), *RACING[2:])
+    with pytest.raises(CampaignError, match="racing measures candidates on a part of their items"):
+        Study.open(path)
