@@ -137,7 +137,7 @@ def main() -> None:
         most = SLOW.get(landscape, max(COLUMNS))
         runs = sorted({min(trials, most) for trials in METHODS[method].runs})
         start = time.process_time()
-        row = {"problem": name, "method": method, "seed": seed}
+        row = {"problem": name, "dimensions": len(problem.space), "method": method, "seed": seed}
         row |= found(problem, method, seed, runs)
         row["seconds"] = round(time.process_time() - start, 1)
         if method not in PEERS:

@@ -7,13 +7,13 @@ per band of blocks, each task vector with a signed weight after keeping its larg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from problem import Merging, ranks
 
 from evomerge.randomness import generator
-from evomerge.space import Array, Parameter, Space
+from evomerge.space import Array
 
 WIDTH, BLOCKS, CLASSES = 32, 6, 10
 NOISE = 1.2
@@ -28,15 +28,17 @@ class Task:
     unseen: tuple[Array, Array]
 
 
-class Landscape:
-    """Specialists, their task vectors, and the accuracy of any merge of them.
+class Landscape(Merging):
+    """Specialists, their task vectors, and the margins of any merge of them.
 
     Args:
         seed: of data, training and rotations.
-        models: how many specialists, and goals.
-        bands: groups of blocks, each with a weight and a density per model.
+        models: how many specialists, and tasks.
+        bands: groups of blocks.
+        goals: the tasks are dealt out to so many; each task is one if None.
         items: per task, for the search.
         conflict: how far the specialists' inputs are turned; 0.9 is mild, 1.8 is hard.
+        margins: see `Merging`.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Landscape:
         *,
         models: int = 3,
         bands: int = 2,
+        goals: int | None = None,
         items: int = 100,
         conflict: float = 1.2,
+        margins: bool = True,
     ) -> None:
-        self.models, self.bands = models, bands
+        super().__init__(models, bands, goals or models, margins=margins)
         world = _World(seed, models, conflict)
         self.base = _train(_start(seed), lambda i: world.batch(None, 128, "base", i), 500, 3e-3)
         self.task_vectors: list[Tensors] = []
@@ -57,63 +61,33 @@ class Landscape:
             tuned = _train(self.base, lambda i, m=model: world.batch(m, 128, "tune", i), 250, 1e-3)
             vector = {name: tuned[name] - self.base[name] for name in tuned}
             self.task_vectors.append(vector)
-            self.ranks.append({name: _ranks(vector[name]) for name in vector})
+            self.ranks.append({name: ranks(vector[name]) for name in vector})
         self.tasks = [
             Task(world.batch(m, items, "search", 0), world.batch(m, 1000, "unseen", 0))
             for m in range(models)
         ]
 
-    @property
-    def space(self) -> Space:
-        """``m0/0/weight``, ``m0/0/density``, ..."""
-        parameters = []
-        for model in range(self.models):
-            for band in range(self.bands):
-                parameters.append(Parameter(f"m{model}/{band}/weight", -0.5, 1.5))
-                parameters.append(Parameter(f"m{model}/{band}/density", 0.05, 1.0, "log"))
-        return Space(tuple(parameters))
+    def task_margins(self, weights: Array, densities: Array, *, unseen: bool) -> list[Array]:
+        """See `Merging`; a logit less the largest other one."""
+        merged = self._merged(weights, densities)
+        return [_margins(merged, *(t.unseen if unseen else t.search)) for t in self.tasks]
 
-    def references(self) -> list[Array]:
-        """Points of the base, each specialist and the uniform average, ``(d,)`` each."""
-        weights = [
-            np.zeros(self.models),
-            *np.eye(self.models),
-            np.full(self.models, 1 / self.models),
-        ]
-        return [self._constant(w) for w in weights]
-
-    def values(self, point: Array, *, unseen: bool = False) -> Array:
-        """Accuracies by task, ``(models,)``, on the search items or on unseen ones."""
-        merged = self._merged(point)
-        return np.array(
-            [_accuracy(merged, *(task.unseen if unseen else task.search)) for task in self.tasks]
-        )
-
-    def _constant(self, weights: Sequence[float] | Array) -> Array:
-        values = {
-            parameter.name: 1.0
-            if parameter.name.endswith("density")
-            else float(weights[int(parameter.name[1])])
-            for parameter in self.space.parameters
-        }
-        return self.space.point(values)
-
-    def _merged(self, point: Array) -> Tensors:
-        settings = np.array(list(self.space.values(point).values())).reshape(self.models, -1, 2)
+    def _merged(self, weights: Array, densities: Array) -> Tensors:
         merged = {name: tensor.copy() for name, tensor in self.base.items()}
         for model, vector in enumerate(self.task_vectors):
             for name, delta in vector.items():
-                weight, density = self._setting(settings[model], name)
+                band, inner = self._band(name)
+                density = densities[model, band] if inner else 1.0
                 kept = delta * (self.ranks[model][name] < density * delta.size)
-                merged[name] += weight * kept
+                merged[name] += weights[model, band] * kept
         return merged
 
-    def _setting(self, settings: Array, name: str) -> tuple[float, float]:
+    def _band(self, name: str) -> tuple[int, bool]:
+        """A tensor's band, and whether it lies in a block; the others follow their neighbours."""
         kind, _, block = name.partition(".")
         if kind == "block":
-            band = int(block.split(".")[0]) * self.bands // BLOCKS
-            return float(settings[band, 0]), float(settings[band, 1])
-        return float(settings[-1 if kind == "head" else 0, 0]), 1.0
+            return int(block.split(".")[0]) * self.groups // BLOCKS, True
+        return (self.groups - 1 if kind == "head" else 0), False
 
 
 class _World:
@@ -200,13 +174,9 @@ def _train(start: Tensors, batch, steps: int, rate: float) -> Tensors:
     return tensors
 
 
-def _ranks(tensor: Array) -> Array:
-    """Each entry's place by magnitude, 0 is the largest."""
-    order = np.argsort(-np.abs(tensor), axis=None, kind="stable")
-    ranks = np.empty(tensor.size)
-    ranks[order] = np.arange(tensor.size)
-    return ranks.reshape(tensor.shape)
-
-
-def _accuracy(tensors: Tensors, x: Array, labels: Array) -> float:
-    return float(np.mean((_forward(tensors, x)[0] @ tensors["head"]).argmax(axis=1) == labels))
+def _margins(tensors: Tensors, x: Array, labels: Array) -> Array:
+    logits = _forward(tensors, x)[0] @ tensors["head"]
+    rows = np.arange(len(x))
+    right = logits[rows, labels].copy()
+    logits[rows, labels] = -np.inf
+    return right - logits.max(axis=1)

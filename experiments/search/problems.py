@@ -29,6 +29,15 @@ def _language(groups: int) -> Maker:
     return make
 
 
+def _clouds(bands: int) -> Maker:
+    def make(goals: int, seed: int, margins: bool) -> Problem:
+        from landscape import Landscape
+
+        return Landscape(seed, models=4, bands=bands, goals=goals, margins=margins)
+
+    return make
+
+
 SPACES: Mapping[str, Mapping[str, Maker]] = {
     "digits4": {"models": _digits("mlp", 4, 1), "layers": _digits("mlp", 4, 4)},
     "digits8": {
@@ -37,6 +46,7 @@ SPACES: Mapping[str, Mapping[str, Maker]] = {
         "blocks": _digits("mlp", 8, 12),
     },
     "vit": {"models": _digits("vit", 4, 1), "layers": _digits("vit", 4, 4)},
+    "clouds": {"models": _clouds(1), "layers": _clouds(4)},
     "language": {"models": _language(1), "layers": _language(8)},
 }
 """By landscape and space; ``models`` has 4 to 8 dimensions, ``layers`` 32 or more."""
@@ -53,7 +63,7 @@ def make(name: str, *, seed: int = 0, margins: bool = True) -> Problem:
     """A problem by name.
 
     Args:
-        seed: which items are searched on.
+        seed: which items are searched on; of ``clouds`` the networks as well.
         margins: whether items have them; else 0/1 scores only.
     """
     landscape, space, goals = name.split("/")
