@@ -22,6 +22,8 @@ from evomerge.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from evomerge.checkpoint.memory import Entries
+
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 _MOST_PROBLEMS = 10
 
@@ -124,22 +126,26 @@ class Checkpoint:
 
         entry = self.entry(name)
         stop = entry.count if stop is None else stop
-        if not 0 <= start <= stop <= entry.count:
-            raise self._refused(
-                f"entries {start} to {stop} of tensor {quoted(name)}, which has {entry.count}"
-            )
+        offset = self._offset(name, start, stop)
         dtype = torch_dtype(entry.dtype)
         if out is None:
             out = torch.empty(stop - start, dtype=dtype)
         elif not _fits(out, dtype, stop - start):
-            raise self._refused(
-                f"the buffer has no room for {stop - start} entries in {entry.dtype} "
-                f"of {quoted(name)}"
-            )
+            raise self._unfit(name, stop - start)
         result = out[: stop - start]
-        offset = entry.start + start * DTYPES[entry.dtype].size
         self._shard(entry).read_into(bytes_of(result), offset)
         return result
+
+    def read_into(self, name: str, start: int, out: Entries) -> None:
+        """Fill with the entries from ``start`` on, as stored.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        offset = self._offset(name, start, start + len(out))
+        if out.word != self.entry(name).dtype:
+            raise self._unfit(name, len(out))
+        self._shard(self.entry(name)).read_into(out.data.data, offset)
 
     def address(self, name: str) -> int | None:
         """Where the tensor's first byte lies in memory that is the file's; None if misaligned.
@@ -218,6 +224,21 @@ class Checkpoint:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _offset(self, name: str, start: int, stop: int) -> int:
+        """Of the entry ``start`` in its file; `CheckpointError` where there are none up to stop."""
+        entry = self.entry(name)
+        if not 0 <= start <= stop <= entry.count:
+            raise self._refused(
+                f"entries {start} to {stop} of tensor {quoted(name)}, which has {entry.count}"
+            )
+        return entry.start + start * DTYPES[entry.dtype].size
+
+    def _unfit(self, name: str, count: int) -> CheckpointError:
+        return self._refused(
+            f"the buffer has no room for {count} entries in {self.entry(name).dtype} "
+            f"of {quoted(name)}"
+        )
 
     def _shard(self, entry: TensorEntry) -> Shard:
         if self.outline is not None:

@@ -14,6 +14,8 @@ from evomerge.checkpoint.dtypes import DTYPES, dtype_word, torch_dtype
 if TYPE_CHECKING:
     import torch
 
+    from evomerge.checkpoint.memory import Entries
+
 
 class RefittedCheckpoint(Checkpoint):
     """A model with the base's number of rows: its own first ones, then the base's.
@@ -62,6 +64,13 @@ class RefittedCheckpoint(Checkpoint):
         if stop > edge:
             out[edge - start : stop - start].copy_(self._base.read(name, edge, stop))
         return out[: stop - start]
+
+    def read_into(self, name: str, start: int, out: Entries) -> None:
+        """As `Checkpoint.read_into`, of the refitted tensor."""
+        if name not in self._own:
+            self._model.read_into(name, start, out)
+        else:
+            self.read(name, start, start + len(out), out=out.tensor())
 
     def address(self, name: str) -> int | None:
         """None for refitted tensors, which are in no file."""

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from evomerge.checkpoint.checkpoint import bytes_of
-from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
+from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.checkpoint.files import explained, write_file
 from evomerge.checkpoint.layout import (
     MODEL,
@@ -23,6 +22,7 @@ from evomerge.checkpoint.layout import (
     index_files,
     plan_shards,
 )
+from evomerge.checkpoint.memory import Entries
 from evomerge.checkpoint.names import quoted, shown
 from evomerge.checkpoint.ordered import OrderedFile
 from evomerge.errors import CheckpointError
@@ -98,14 +98,18 @@ class CheckpointWriter:
                 written before.
             DiskFullError: there is no space.
         """
+        self.write_entries(name, start, Entries.of(piece))
+
+    def write_entries(self, name: str, start: int, piece: Entries) -> None:
+        """As `write`."""
         plan = self._checked(name, start, piece)
-        if piece.numel() == 0:
+        if not len(piece):
             return
-        self._claim(plan, start, start + piece.numel())
+        self._claim(plan, start, start + len(piece))
         shard = self._places[name]
         offset = shard.offsets[name] + start * DTYPES[plan.dtype].size
         with explained(self.folder / shard.name):
-            data = bytes_of(piece.detach().cpu().contiguous())
+            data = piece.data.data
             file = self._ordered.get(shard.name)
             if file is not None and file.position == offset:
                 file.add(data)
@@ -173,15 +177,15 @@ class CheckpointWriter:
             else:
                 _write_all(self._descriptors[shard.name], memoryview(shard.head), 0)
 
-    def _checked(self, name: str, start: int, piece: torch.Tensor) -> TensorPlan:
+    def _checked(self, name: str, start: int, piece: Entries) -> TensorPlan:
         plan = self._plans.get(name)
         if plan is None:
             raise self._refused(f"the layout has no tensor {quoted(name)}")
-        if piece.dtype != torch_dtype(plan.dtype):
-            raise self._refused(f"tensor {quoted(name)} is {plan.dtype}, the piece {piece.dtype}")
-        if not 0 <= start <= start + piece.numel() <= plan.entries:
+        if piece.word != plan.dtype:
+            raise self._refused(f"tensor {quoted(name)} is {plan.dtype}, the piece {piece.word}")
+        if not 0 <= start <= start + len(piece) <= plan.entries:
             raise self._refused(
-                f"entries {start} to {start + piece.numel()} of tensor {quoted(name)}, "
+                f"entries {start} to {start + len(piece)} of tensor {quoted(name)}, "
                 f"which has {plan.entries}"
             )
         return plan

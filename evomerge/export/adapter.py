@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.adapter_writer import ModuleFactors, write_adapter
@@ -18,9 +19,11 @@ from evomerge.export.card import model_card
 from evomerge.export.lineage import MANIFEST, AdapterForm, Lineage
 from evomerge.export.manifest import manifest, read_manifest
 from evomerge.export.writer import copy_licences, refuse_inside
-from evomerge.merging.factoring import Factored, factored, relative_error
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
+
+if TYPE_CHECKING:
+    from evomerge.merging.factoring import Factored
 
 
 def write_lora(
@@ -42,6 +45,8 @@ def write_lora(
         UsageError: if no adapter can express the merge, or the target lies inside a model.
         CheckpointError: if a model is broken, or the merge is not finite.
     """
+    from evomerge.merging.factoring import factored, relative_error  # loads torch
+
     refuse_inside(target, lineage)
     with ExitStack() as stack:
         base = stack.enter_context(Checkpoint.open(lineage.base.path))
@@ -69,6 +74,8 @@ def write_factors(
         UsageError: if it is no sum of adapters.
         CheckpointError: if it is not finite.
     """
+    from evomerge.merging.factoring import factored
+
     parts = list(factored(merger, plan, None))
     _check_finite(parts, folder)
     _write(folder, parts, base, str(base.path), models)

@@ -8,23 +8,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from threading import Lock
 from types import MappingProxyType
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge.checkpoint.adapter import Adapter, Change, LowRank
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.header import TensorEntry
 from evomerge.checkpoint.names import listed, quoted
 from evomerge.merging.low_rank import Factors, fill_product
-from evomerge.merging.products import fill_compiled
 from evomerge.merging.scratch import Scratch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    FactorKey = tuple[int, str, torch.dtype]
 
 FACTOR_BYTES = 128_000_000
 """What factors of adapters may take in memory; beyond that they are read anew each time."""
-
-FactorKey = tuple[int, str, torch.dtype]
-"""Whose they are, of which tensor, and their dtype."""
 
 BLOCK = 2**14
 """Entries summed at once for DoRA's norms; so few that torch never shares them among threads."""
@@ -43,7 +43,7 @@ class FactorCache:
         self._lock = Lock()
 
     def get(self, key: FactorKey) -> tuple[Factors, Tensor | None] | None:
-        """What `keep` kept."""
+        """What `keep` kept: of which adapter, which tensor, in which dtype."""
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
@@ -121,6 +121,8 @@ class BoundAdapter:
         low_rank = change.low_rank
         if change.replaced is not None or low_rank is None or low_rank.magnitude is not None:
             return None
+        import torch
+
         return lambda: self._factors(name, low_rank, torch.float32, Scratch())[0]
 
     def identity(self, name: str) -> str | None:
@@ -143,6 +145,8 @@ class BoundAdapter:
 
         For servers that add a mixture of adapters to a model in memory.
         """
+        import torch
+
         entry = self.base.entry(name)
         width = math.prod(entry.shape[1:])
         base = self.base.read(name, start * width, stop * width).float()
@@ -154,6 +158,8 @@ class BoundAdapter:
         self, name: str, change: LowRank, start: int, own: Tensor, out: Tensor, scratch: Scratch
     ) -> None:
         """The product; with a magnitude the whole effective tensor, from which its own is taken."""
+        from evomerge.merging.products import fill_compiled
+
         factors, gain = self._factors(name, change, out.dtype, scratch)
         if not (self._compiled and fill_compiled(factors, start, out)):
             fill_product(factors, start, out, scratch)
@@ -178,6 +184,8 @@ class BoundAdapter:
 
     def _norms(self, name: str, change: LowRank, factors: Factors, scratch: Scratch) -> Tensor:
         """The length of every output's weights, float64: DoRA (arXiv:2402.09353), equation 5."""
+        import torch
+
         rows, columns = len(factors.left), factors.right.shape[1]
         squares = torch.zeros(columns if change.transposed else rows, dtype=torch.float64)
         height, width = max(1, BLOCK // max(1, columns)), min(BLOCK, columns)
@@ -207,6 +215,8 @@ class BoundAdapter:
         self, gain: Tensor, change: LowRank, factors: Factors, start: int, count: int
     ) -> Tensor:
         """The gain of each entry of a stretch."""
+        import torch
+
         columns = factors.right.shape[1]
         places = torch.arange(start, start + count)
         places = places % columns if change.transposed else places // columns

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint, bytes_of
 from evomerge.checkpoint.header import TensorEntry
@@ -94,6 +92,8 @@ def stored_twice(base: Checkpoint, models: Mapping[str, Model]) -> dict[str, str
 
 def scan_non_finite(checkpoint: Checkpoint) -> dict[str, int]:
     """How many entries of each float tensor are NaN or infinite, by name; reads every tensor."""
+    import torch
+
     scratch = Scratch()
     found: dict[str, int] = {}
     for name, entry in checkpoint.tensors.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge.randomness import Key, torch_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 2**14
 """Entries that one stream serves, always drawn together: part of what decides every mask."""
@@ -20,6 +22,8 @@ def fill_uniform(out: Tensor, start: int, seed: int, *key: Key) -> Tensor:
         seed: of the merge.
         key: names the tensor's stream.
     """
+    import torch
+
     filled = 0
     while filled < len(out):
         block, first = divmod(start + filled, BLOCK)

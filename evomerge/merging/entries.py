@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
@@ -23,10 +20,16 @@ from evomerge.merging.fused import Formula, Run, blend
 from evomerge.merging.low_rank import Factors, fill_product
 from evomerge.merging.magnitudes import Threshold, sparsify
 from evomerge.merging.method import MergeMethod, Settings
-from evomerge.merging.products import Lazy, Products
 from evomerge.merging.scratch import Scratch
-from evomerge.merging.sources import Stored
+from evomerge.merging.sources import Staged, Stored
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from evomerge.merging.products import Lazy, Products
+
+    Piece = tuple[int, Tensor]
 CHUNK = 2**18
 """Entries at a time: the buffers of a chunk stay in a core's cache."""
 
@@ -38,9 +41,6 @@ Source = Checkpoint | BoundAdapter
 
 STRETCH = 2**16
 """Entries at a time for those who only look; fixed, because sums over chunks depend on it."""
-
-Piece = tuple[int, Tensor]
-"""The place of the first entry in the flattened tensor, and entries from there on, ``(n,)``."""
 
 
 def bound(base: Checkpoint, models: Mapping[str, Model], *, compiled: bool) -> dict[str, Source]:
@@ -84,6 +84,8 @@ class Inputs:
 
     def arithmetic(self, models: Sequence[int]) -> torch.dtype:
         """float64 where the base or one of these models is, else float32."""
+        import torch
+
         wide = any(source.entry(self.name).dtype == "F64" for source in self.stored(models))
         return torch.float64 if wide else torch.float32
 
@@ -171,6 +173,8 @@ class Stretch:
         return self._made(source, "model").add_(self._base)
 
     def uniform(self, model: int) -> Tensor:
+        import torch
+
         out = self._scratch.buffer("uniform", torch.float32, len(self._base))
         inputs = self._inputs
         key = ("merge", inputs.words[model], inputs.name)
@@ -217,7 +221,7 @@ def merged(
     *,
     within: tuple[int, int] | None = None,
 ) -> Iterator[Piece]:
-    """The merged tensor piece by piece: first entry, and the entries in the dtype of the output.
+    """The merged tensor piece by piece: place of the first entry, and entries from there on.
 
     A piece is overwritten by the next. From float64 to a half-width dtype torch rounds by way of
     float32.
@@ -272,6 +276,9 @@ def read_runs(
     runs: list[Run] = []
     for source in inputs.stored(models):
         word = source.entry(inputs.name).dtype
+        if isinstance(source, Staged):
+            runs.append(Run(word, source.part(*span).address))
+            continue
         room = scratch.buffer(f"stored {len(runs)}", torch_dtype(word), span[1] - span[0])
         runs.append(Run(word, source.read(inputs.name, *span, out=room).data_ptr()))
     return runs
@@ -290,6 +297,8 @@ def _blended(
 def _summed(
     inputs: Inputs, products: Products, scratch: Scratch, within: tuple[int, int]
 ) -> Iterator[Piece]:
+    import torch
+
     for start, stop in spans(within[1], first=within[0]):
         stored = read(inputs.base, inputs.name, (start, stop), scratch)
         piece = scratch.buffer("out", torch.bfloat16, stop - start)

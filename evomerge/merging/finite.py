@@ -7,10 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from evomerge.checkpoint.checkpoint import bytes_of
-from evomerge.checkpoint.dtypes import dtype_word
+from evomerge.checkpoint.memory import Entries
 
 _EXPONENTS: Mapping[str, np.unsignedinteger] = MappingProxyType(
     {
@@ -25,12 +23,12 @@ _EXPONENTS: Mapping[str, np.unsignedinteger] = MappingProxyType(
 _STRETCH = 2**15
 
 
-def non_finite(piece: Tensor) -> int:
-    """How many entries of ``(n,)`` are NaN or infinite; 0 of dtypes that have neither."""
-    exponent = _EXPONENTS.get(dtype_word(piece.dtype))
+def non_finite(piece: Entries) -> int:
+    """How many are NaN or infinite; 0 of dtypes that have neither."""
+    exponent = _EXPONENTS.get(piece.word)
     if exponent is None:
         return 0
-    bits: NDArray[np.unsignedinteger] = np.frombuffer(bytes_of(piece), exponent.dtype)
+    bits: NDArray[np.unsignedinteger] = piece.data.view(exponent.dtype)
     found = 0
     for start in range(0, len(bits), _STRETCH):
         masked = bits[start : start + _STRETCH] & exponent

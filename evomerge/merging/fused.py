@@ -14,9 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.merging.lots import limit
 from evomerge.merging.magnitudes import CODES, Threshold
@@ -56,16 +54,21 @@ def formula(
     method: MergeMethod, settings: Settings, thresholds: Mapping[int, Threshold]
 ) -> Formula | None:
     """How the loops do this merge; None if they cannot."""
+    if not formulated(method):
+        return None
     models = method.used(settings)
     if isinstance(method, WeightedSum):
         factors, scaling = method.coefficients(settings), None
-    elif isinstance(method, Ties) and method.mean:
-        factors, scaling = per_model(settings, "weight"), per_group(settings, "scaling")
     else:
-        return None
+        factors, scaling = per_model(settings, "weight"), per_group(settings, "scaling")
     rules = _rules([thresholds.get(i) for i in models], [factors[i] for i in models])
     key = next((t.lot.key for t in thresholds.values() if t.lot is not None), 0)
     return Formula(models, rules, scaling, key)
+
+
+def formulated(method: MergeMethod) -> bool:
+    """Whether the loops do merges by this method."""
+    return isinstance(method, WeightedSum) or (isinstance(method, Ties) and method.mean)
 
 
 def fits(words: Sequence[str]) -> bool:
@@ -127,9 +130,9 @@ class Counting:
         """Count the first entries of the base and of these models."""
         self._count(*_arrays(sources), 0, count, self._counts)
 
-    def counts(self) -> list[Tensor]:
-        """``(2**15,)`` int64 by model."""
-        return list(torch.from_numpy(self._counts.sum(axis=1)))
+    def counts(self) -> list[NDArray[np.int64]]:
+        """``(2**15,)`` by model."""
+        return list(self._counts.sum(axis=1))
 
 
 def _rules(thresholds: Sequence[Threshold | None], factors: Sequence[float]) -> NDArray[np.float32]:

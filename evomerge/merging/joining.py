@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge.checkpoint.adapter import Change, LowRank
 from evomerge.checkpoint.names import listed, quoted
@@ -18,9 +16,14 @@ from evomerge.merging.lines import Lines, inner_settings
 from evomerge.merging.low_rank import Factors
 from evomerge.merging.magnitudes import Threshold
 from evomerge.merging.method import Joining, MergeMethod, Settings
-from evomerge.merging.products import Products, products
 from evomerge.merging.sources import Stored
 from evomerge.merging.sums import WeightedSum
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from evomerge.merging.products import Products
 
 
 def joined(method: MergeMethod, settings: Settings, inputs: Inputs) -> Factors | None:
@@ -65,6 +68,8 @@ def summed(
     factors = inputs.factors(method.used(settings))
     if factors is None:
         return None
+    from evomerge.merging.products import products
+
     columns = math.prod(inputs.base.entry(inputs.name).shape[1:])
     return products(factors, columns, method.coefficients(settings), kept)
 

@@ -8,12 +8,12 @@ the fraction to be kept: a larger density keeps what a smaller one kept.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from evomerge.randomness import derived_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BITS = 0xFFFFFFFF
 
@@ -36,6 +36,8 @@ class Lot(NamedTuple):
         The hash is the finalizer of MurmurHash3 (A. Appleby, public domain); of places beyond
         2**32 the last 32 bits count.
         """
+        import torch
+
         hashed = torch.arange(start, start + count) & _BITS ^ self.key
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, self.factor)):
             hashed = (hashed ^ hashed >> shift) * factor & _BITS

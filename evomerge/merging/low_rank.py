@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge.merging.scratch import Scratch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PANEL_ROWS, PANEL_COLUMNS = 8, 16
 """What a tile of the compiled loops has."""
@@ -83,6 +84,8 @@ def fill_product(factors: Factors, start: int, out: Tensor, scratch: Scratch) ->
 
 def _fill_block(left: Tensor, right: Tensor, out: Tensor, scratch: Scratch) -> None:
     """``(rows, rank)`` times ``(rank, columns)``."""
+    import torch
+
     term = scratch.buffer("term", out.dtype, out.numel()).view(out.shape)
     torch.mul(left[:, :1], right[:1], out=out)
     for k in range(1, len(right)):

@@ -19,15 +19,18 @@ whole and drops the rest, by lot (`evomerge.merging.lots`), so that every entry 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
 from evomerge.merging.lots import Lot, limit
 from evomerge.merging.plan import Mask
 from evomerge.merging.scratch import Scratch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CODES = 2**15
 
@@ -70,17 +73,18 @@ class MagnitudeTable:
     count: int
 
     @classmethod
-    def of(cls, counts: Tensor, count: int) -> MagnitudeTable:
+    def of(cls, counts: ArrayLike, count: int) -> MagnitudeTable:
         """From the number of entries by code, ``(2**15,)``."""
-        found = counts.numpy()
+        found = np.asarray(counts)
         codes = np.flatnonzero(found[1:])[::-1] + 1
         # Four bytes instead of eight: tables of all tensors stay in memory.
         kind = np.uint32 if count < 2**32 else np.int64
         return cls(codes.astype(np.uint16), np.cumsum(found[codes]).astype(kind), count)
 
-    def add_to(self, counts: Tensor) -> None:
+    def add_to(self, counts: NDArray[np.int64]) -> None:
         """Add how many entries have which code, but for 0, to ``(2**15,)`` int64."""
-        counts.numpy()[self.codes] += np.diff(self.reached.astype(np.int64), prepend=np.int64(0))
+        reached: NDArray[np.int64] = self.reached.astype(np.int64)
+        counts[self.codes] += np.diff(reached, prepend=np.int64(0))
 
     @property
     def size(self) -> int:
@@ -107,6 +111,8 @@ def add_counts(counts: Tensor, vector: Tensor, scratch: Scratch) -> None:
         vector: ``(n,)`` float32 or float64.
         scratch: for the magnitudes.
     """
+    import torch
+
     magnitudes = scratch.buffer("magnitudes", torch.float32, len(vector)).copy_(vector).abs_()
     codes = magnitudes.view(torch.int32).bitwise_right_shift_(16)
     counts.add_(torch.bincount(codes, minlength=CODES))
@@ -123,6 +129,8 @@ def sparsify(vector: Tensor, threshold: Threshold, scratch: Scratch, start: int 
         scratch: for the entries that are kept whole.
         start: the place in the tensor of the first entry.
     """
+    import torch
+
     whole = scratch.buffer("whole", vector.dtype, len(vector))
     torch.hardshrink(vector, _largest_below(threshold.high, vector.dtype), out=whole)
     torch.hardshrink(vector, _largest_below(threshold.low, vector.dtype), out=vector)
@@ -138,6 +146,8 @@ def sparsify(vector: Tensor, threshold: Threshold, scratch: Scratch, start: int 
 
 def _largest_below(limit: float, kind: torch.dtype) -> float:
     """The largest number of this dtype whose float32 is less than a limit with an even mantissa."""
+    import torch
+
     below = float(np.nextafter(np.float32(limit), np.float32(0)))
     if kind == torch.float32:
         return below

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import parse_dtype, torch_dtype
 from evomerge.checkpoint.layout import SHARD_SIZE
+from evomerge.checkpoint.memory import Entries
 from evomerge.checkpoint.models import Model
 from evomerge.checkpoint.names import quoted, shown
 from evomerge.checkpoint.writer import CheckpointWriter
@@ -20,7 +18,6 @@ from evomerge.errors import CheckpointError, UsageError
 from evomerge.merging.compatibility import merges, problems, stored_twice
 from evomerge.merging.entries import (
     Inputs,
-    Piece,
     TensorMerge,
     bound,
     copied,
@@ -29,7 +26,7 @@ from evomerge.merging.entries import (
     stretches,
 )
 from evomerge.merging.finite import non_finite
-from evomerge.merging.fused import fits, formula
+from evomerge.merging.fused import fits, formula, formulated
 from evomerge.merging.index import MagnitudeIndex, VectorKey
 from evomerge.merging.joining import check_joinable, joined, summed
 from evomerge.merging.magnitudes import MagnitudeTable
@@ -39,9 +36,14 @@ from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
 from evomerge.merging.scratch import Scratch
 from evomerge.merging.tally import Each, magnitude_tables, product_tables
-from evomerge.merging.threads import one_thread_each, spread
+from evomerge.merging.threads import allowed_threads, one_thread_each, spread
 from evomerge.merging.to_disk import StreamedMerge
 from evomerge.merging.vocabulary import refitted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.merging.entries import Piece
 
 WORTH_COMPILED = 2**22
 """Entries of a base for which loading the compiled loops, about a second, is worth while."""
@@ -129,6 +131,8 @@ class Merger:
             CheckpointError: there is no such tensor, or a file changed.
             UsageError: the settings are not the method's.
         """
+        import torch
+
         tensors = {} if settings is None else {self.follows.get(name, name): settings}
         plan = MergePlan(method, tuple(self.models), tensors, mask=mask)
         self.check(plan)
@@ -164,23 +168,27 @@ class Merger:
         """
         self.check(plan)
         words = {name: self.word(name, dtype) for name in self.base.tensors}
-        layout = [(name, words[name], entry.shape) for name, entry in self.base.tensors.items()]
-
-        bad: dict[str, int] = dict.fromkeys(words, 0)
+        layout = [(name, word, self.base.entry(name).shape) for name, word in words.items()]
+        bad = dict.fromkeys(words, 0)
 
         def write_one(name: str) -> None:
             for start, piece in self.pieces(name, plan, words[name]):
-                bad[name] += non_finite(piece)
-                writer.write(name, start, piece)
+                entries = Entries.of(piece)
+                bad[name] += non_finite(entries)
+                writer.write_entries(name, start, entries)
 
-        stems = self.base.stems
+        method, every = method_named(plan.method), range(len(plan.models))
+        if not formulated(method) or not all(
+            self.fits(self._inputs(name, plan), every, words[name]) for name in plan.tensors
+        ):
+            import torch  # noqa: F401  before there are threads, which do not share its work then
         with CheckpointWriter(
-            folder, layout, shard_size=shard_size, ordered=digests, stems=stems
+            folder, layout, shard_size=shard_size, ordered=digests, stems=self.base.stems
         ) as writer:
-            if method_named(plan.method).traits.whole:
+            if method.traits.whole:
                 self.spread(write_one, words)
             else:
-                threads = torch.get_num_threads()
+                threads = allowed_threads()
                 with one_thread_each():
                     StreamedMerge(self, plan, words, bad, threads=threads).write(writer)
             writer.finish()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-import torch
+import numpy as np
 
 from evomerge.merging.entries import Inputs, Stretch, stretches
 from evomerge.merging.magnitudes import CODES, MagnitudeTable
@@ -46,7 +46,7 @@ class Pool:
         """
         with self._lock:
             if any(models[i] not in self._tables for i in wanted):
-                counts, entries = torch.zeros(len(wanted), CODES, dtype=torch.int64), 0
+                counts, entries = np.zeros((len(wanted), CODES), np.int64), 0
                 for name in self._names:
                     found = of_tensor(name)
                     for own, i in zip(counts, wanted, strict=True):

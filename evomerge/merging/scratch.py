@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, device, dtype, empty, inference_mode, uint8
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, dtype
 
 
 class Scratch:
@@ -19,6 +22,8 @@ class Scratch:
 
     def buffer(self, role: str, kind: dtype, count: int) -> Tensor:
         """``(count,)`` of this dtype, holding anything; the role's next buffer overwrites it."""
+        from torch import empty, inference_mode, uint8
+
         size = count * kind.itemsize
         memory = self._memory.get(role)
         if memory is None or len(memory) < size:

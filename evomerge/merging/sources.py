@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from evomerge.checkpoint.header import TensorEntry
+from evomerge.checkpoint.memory import Entries
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Stored(Protocol):
@@ -21,6 +23,10 @@ class Stored(Protocol):
         self, name: str, start: int = 0, stop: int | None = None, *, out: Tensor | None = None
     ) -> Tensor:
         """Entries as stored; in `out`, or in memory that is not to be written to."""
+        ...
+
+    def read_into(self, name: str, start: int, out: Entries) -> None:
+        """Fill with entries as stored."""
         ...
 
     def address(self, name: str) -> int | None:
@@ -39,12 +45,12 @@ class Staged:
     Attributes:
         source: where they are from.
         start: the first one's place in the flattened tensor.
-        entries: as stored, ``(n,)``.
+        entries: as stored.
     """
 
     source: Stored
     start: int
-    entries: Tensor
+    entries: Entries
 
     def entry(self, name: str) -> TensorEntry:
         """The source's."""
@@ -55,7 +61,15 @@ class Staged:
     ) -> Tensor:
         """The entries where they are; `out` is left alone."""
         stop = self.entry(name).count if stop is None else stop
-        return self.entries[start - self.start : stop - self.start]
+        return self.part(start, stop).tensor()
+
+    def part(self, start: int, stop: int) -> Entries:
+        """Entries start to stop of the tensor."""
+        return self.entries.part(start - self.start, stop - self.start)
+
+    def read_into(self, name: str, start: int, out: Entries) -> None:
+        """A copy."""
+        out.data[:] = self.part(start, start + len(out)).data
 
     def address(self, name: str) -> None:
         """None: the entries are nobody's file."""

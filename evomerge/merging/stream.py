@@ -8,17 +8,13 @@ and for the merge; a larger one twice, unless its magnitudes are known.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from evomerge.checkpoint.dtypes import DTYPES, torch_dtype
-from evomerge.merging.scratch import Scratch
+from evomerge.checkpoint.dtypes import DTYPES
+from evomerge.checkpoint.memory import Arena, Entries
 from evomerge.merging.sources import Staged, Stored
 
 BLOCK_BYTES = 2**24
@@ -29,8 +25,6 @@ BLOCKS = 3
 
 READERS = 4
 """Files that are read at the same time; a disk needs several requests to be busy."""
-
-_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -56,21 +50,16 @@ class Block:
     """Memory for one step's inputs and output."""
 
     def __init__(self) -> None:
-        self._scratch = Scratch()
+        self._inputs, self._output = Arena(), Arena()
 
-    def rooms(self, step: Step) -> list[Tensor]:
+    def rooms(self, step: Step) -> list[Entries]:
         """Memory for the entries of each source, which lie in a row."""
         count = step.span[1] - step.span[0]
-        kinds = [torch_dtype(source.entry(step.name).dtype) for source in step.sources]
-        sizes = [-(-count * kind.itemsize // _LINE) * _LINE for kind in kinds]
-        memory = self._scratch.buffer("inputs", torch.uint8, sum(sizes))
-        ends = itertools.accumulate(sizes)
-        cut = zip(ends, sizes, kinds, strict=True)
-        return [memory[end - size : end].view(kind)[:count] for end, size, kind in cut]
+        return self._inputs.cut([(s.entry(step.name).dtype, count) for s in step.sources])
 
-    def output(self, kind: torch.dtype, count: int) -> Tensor:
-        """Memory for the step's entries of the output, ``(count,)``."""
-        return self._scratch.buffer("output", kind, count)
+    def output(self, word: str, count: int) -> Entries:
+        """Memory for the step's entries of the output."""
+        return self._output.cut([(word, count)])[0]
 
 
 def steps(name: str, sources: Sequence[Stored], *, counts: bool) -> Iterator[Step]:
@@ -95,8 +84,8 @@ def steps(name: str, sources: Sequence[Stored], *, counts: bool) -> Iterator[Ste
 
 def run(
     work: Iterable[Step],
-    compute: Callable[[Step, Sequence[Staged], Block], Tensor | None],
-    store: Callable[[Step, Tensor], None],
+    compute: Callable[[Step, Sequence[Staged], Block], Entries | None],
+    store: Callable[[Step, Entries], None],
 ) -> None:
     """Do steps in their order, reading ahead and writing behind.
 
@@ -136,5 +125,6 @@ def run(
         writer.shutdown(wait=True, cancel_futures=True)
 
 
-def _staged(step: Step, source: Stored, room: Tensor) -> Staged:
-    return Staged(source, step.span[0], source.read(step.name, *step.span, out=room))
+def _staged(step: Step, source: Stored, room: Entries) -> Staged:
+    source.read_into(step.name, step.span[0], room)
+    return Staged(source, step.span[0], room)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.entries import (
@@ -18,7 +18,6 @@ from evomerge.merging.entries import (
 )
 from evomerge.merging.fused import Counting, loops
 from evomerge.merging.magnitudes import CODES, MagnitudeTable, add_counts
-from evomerge.merging.products import product_counts
 from evomerge.merging.scratch import Scratch
 
 Each = Callable[[Callable[[int], Any], Iterable[int]], Iterator[Any]]
@@ -36,7 +35,7 @@ class Tally:
     def __init__(self, models: Sequence[int], *, compiled: bool) -> None:
         self._models = tuple(models)
         self._compiled = Counting(len(models)) if compiled else None
-        self._counts = [torch.zeros(CODES, dtype=torch.int64) for _ in models]
+        self._counts = [np.zeros(CODES, np.int64) for _ in models]
 
     def add(self, inputs: Inputs, span: tuple[int, int], scratch: Scratch) -> None:
         """Count some entries of a tensor."""
@@ -44,13 +43,15 @@ class Tally:
             runs = read_runs(inputs, self._models, span, scratch)
             self._compiled.add(runs, span[1] - span[0])
             return
+        import torch
+
         # A difference of float32 numbers has the same code whether float64 held it or not.
         stretch = Stretch(inputs, inputs.arithmetic(self._models), span, scratch, {})
         for counts, i in zip(self._counts, self._models, strict=True):
-            add_counts(counts, stretch.vector(i), scratch)
+            add_counts(torch.from_numpy(counts), stretch.vector(i), scratch)
 
-    def counts(self) -> list[Tensor]:
-        """``(2**15,)`` int64 by model."""
+    def counts(self) -> list[NDArray[np.int64]]:
+        """``(2**15,)`` by model."""
         return self._counts if self._compiled is None else self._compiled.counts()
 
 
@@ -80,17 +81,18 @@ def product_tables(
     Args:
         each: counts models, perhaps several at once.
     """
-    if loops() is None or inputs.arithmetic(()) != torch.float32:
+    adapters = [i for i in models if isinstance(inputs.models[i], BoundAdapter)]
+    if not adapters or loops() is None or inputs.base.entry(inputs.name).dtype == "F64":
         return {}
+    from evomerge.merging.products import product_counts
 
     def table(i: int) -> MagnitudeTable | None:
         source = inputs.models[i]
-        if not isinstance(source, BoundAdapter):
-            return None
+        assert isinstance(source, BoundAdapter)
         if inputs.name not in source.changes:
-            return MagnitudeTable.of(torch.zeros(CODES, dtype=torch.int64), inputs.count)
+            return MagnitudeTable.of(np.zeros(CODES, np.int64), inputs.count)
         factors = source.factors(inputs.name)
         return factors and MagnitudeTable.of(product_counts(factors(), inputs.count), inputs.count)
 
-    found = zip(models, each(table, models), strict=True)
+    found = zip(adapters, each(table, adapters), strict=True)
     return {i: counted for i, counted in found if counted is not None}

@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
-
-from evomerge.checkpoint.dtypes import dtype_word, torch_dtype
+from evomerge.checkpoint.dtypes import torch_dtype
+from evomerge.checkpoint.memory import Entries
 from evomerge.checkpoint.writer import CheckpointWriter
 from evomerge.merging.bound_adapter import BoundAdapter
 from evomerge.merging.entries import (
@@ -85,8 +84,8 @@ class StreamedMerge:
     def write(self, writer: CheckpointWriter) -> None:
         """Do it."""
 
-        def store(step: Step, out: Tensor) -> None:
-            writer.write(step.name, step.span[0], out)
+        def store(step: Step, out: Entries) -> None:
+            writer.write_entries(step.name, step.span[0], out)
 
         try:
             run(self._steps(writer), self._compute, store)
@@ -109,7 +108,7 @@ class StreamedMerge:
         tables, unknown = self._merger.tables(name, self._plan, settings, each)
         return _Job(settings, self._merger.used(self._plan, settings), unknown, tables)
 
-    def _compute(self, step: Step, staged: Sequence[Staged], block: Block) -> Tensor | None:
+    def _compute(self, step: Step, staged: Sequence[Staged], block: Block) -> Entries | None:
         job = self._jobs.get(step.name)
         if job is None:
             return self._noted(step, self._copied(step, staged[0], block))
@@ -120,24 +119,26 @@ class StreamedMerge:
             return None
         word, (start, stop) = self._words[step.name], step.span
         merge = self._merger.merge_of(inputs, self._plan, job.settings, word, job.tables)
-        out = block.output(torch_dtype(word), stop - start)
+        out = block.output(word, stop - start)
 
         def fill(span: tuple[int, int], scratch: Scratch) -> None:
-            _fill(merge, out[span[0] - start : span[1] - start], span, scratch)
+            _fill(merge, out.part(span[0] - start, span[1] - start), span, scratch)
 
         self._shared(fill, step.span)
         if stop == inputs.count:
             del self._jobs[step.name]
         return self._noted(step, out)
 
-    def _copied(self, step: Step, staged: Staged, block: Block) -> Tensor:
-        kind, (start, stop) = torch_dtype(self._words[step.name]), step.span
-        if staged.entries.dtype == kind:
+    def _copied(self, step: Step, staged: Staged, block: Block) -> Entries:
+        word, (start, stop) = self._words[step.name], step.span
+        if staged.entries.word == word:
             return staged.entries
-        return block.output(kind, stop - start).copy_(staged.entries)
+        out = block.output(word, stop - start)
+        out.tensor().copy_(staged.entries.tensor())
+        return out
 
-    def _noted(self, step: Step, out: Tensor) -> Tensor:
-        found = self._shared(lambda span, scratch: non_finite(out[slice(*span)]), (0, len(out)))
+    def _noted(self, step: Step, out: Entries) -> Entries:
+        found = self._shared(lambda span, scratch: non_finite(out.part(*span)), (0, len(out)))
         self._bad[step.name] += sum(found)
         return out
 
@@ -189,12 +190,13 @@ class StreamedMerge:
         return [self._merger.base, *(m for m in used if not isinstance(m, BoundAdapter))]
 
 
-def _fill(merge: TensorMerge, target: Tensor, span: tuple[int, int], scratch: Scratch) -> None:
+def _fill(merge: TensorMerge, target: Entries, span: tuple[int, int], scratch: Scratch) -> None:
     """Compute the entries of a span right where they are wanted."""
     if merge.formula is not None:
         runs = read_runs(merge.inputs, merge.formula.models, span, scratch)
-        out = Run(dtype_word(target.dtype), target.data_ptr())
+        out = Run(target.word, target.address)
         blend(merge.formula, out, runs, (0, len(target)), span[0])
         return
-    for first, piece in merged(merge, target.dtype, scratch, within=span):
-        target[first - span[0] : first - span[0] + len(piece)].copy_(piece)
+    room = target.tensor()
+    for first, piece in merged(merge, torch_dtype(target.word), scratch, within=span):
+        room[first - span[0] : first - span[0] + len(piece)].copy_(piece)

@@ -159,7 +159,7 @@ def test_what_is_missing_is_noticed(tmp_path: Path) -> None:
     ("name", "start", "piece", "words"),
     [
         ("x", 0, torch.zeros(1), "no tensor 'x'"),
-        ("t", 0, torch.zeros(1, dtype=torch.float64), "is F32, the piece torch.float64"),
+        ("t", 0, torch.zeros(1, dtype=torch.float64), "is F32, the piece F64"),
         ("t", -1, torch.zeros(1), "entries -1 to 0"),
         ("t", 4, torch.zeros(2), "entries 4 to 6"),
         ("t", 2, torch.zeros(1), "written twice"),

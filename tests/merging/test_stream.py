@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from evomerge.errors import CheckpointError
 from evomerge.merging import stream
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
+from evomerge.merging.registry import method_named
 from evomerge.merging.stream import Block, Step, run, steps
 
 Store = Callable[..., Checkpoint]
@@ -159,3 +162,29 @@ def test_what_is_not_finite_is_counted_on_the_way(
     found = Merger(base, {"x": x, "y": x}).write(plan, tmp_path / "out").non_finite
     bad = ~torch.isfinite(load_file(tmp_path / "out" / "model.safetensors")["w"])
     assert found == {"w": int(bad.sum())} and int(bad.sum()) >= 3
+
+
+@pytest.mark.parametrize(("method", "loaded"), [("ties", False), ("dare_ties", True)])
+def test_torch_is_loaded_only_for_what_the_loops_cannot_do(
+    store: Store, tmp_path: Path, method: str, loaded: bool
+) -> None:
+    """It takes longer to load than a small merge to write; then before there are threads."""
+    settings = {field.name: 1.0 for field in method_named(method).fields if field.per == "group"}
+    folders = [store({"w": torch.randn(3, 5).bfloat16()}).path for _ in range(2)]
+    (tmp_path / "out").mkdir()
+    code = f"""
+import sys
+from pathlib import Path
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.merging.merger import Merger
+from evomerge.merging.plan import MergePlan
+base, model = (Checkpoint.open(folder) for folder in {[str(f) for f in folders]})
+settings = {{"weight": (1.0,), "density": (0.5,), **{settings}}}
+merger = Merger(base, {{"m": model}}, compiled=True)
+merger.write(MergePlan({method!r}, ("m",), {{"w": settings}}), Path({str(tmp_path / "out")!r}))
+print("torch" in sys.modules)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert found.strip() == str(loaded)
