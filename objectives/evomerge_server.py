@@ -23,12 +23,9 @@ from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointErr
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query
 from evomerge.objectives.endpoint.questioning import Questioning
-from evomerge.objectives.endpoint.questions import OPTIONS as ITEM_OPTIONS
-from evomerge.objectives.endpoint.questions import Questions, Seen
+from evomerge.objectives.endpoint.questions import LIMIT, Questions, Seen
+from evomerge.objectives.exam import OPTIONS as ITEM_OPTIONS
 from evomerge.objectives.jsonl_items import Item
-
-LIMIT = 64
-"""Tokens of an answer unless the campaign says otherwise."""
 
 
 class EvomergeServerObjective(Questioning[Coefficients]):

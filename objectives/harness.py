@@ -145,14 +145,11 @@ class HarnessObjective:
         from evomerge.objectives.harness_model import HarnessModel
         from evomerge.objectives.shield import global_random_state
 
-        if subject.language is None:
-            raise UsageError(
-                f"the model in {subject.folder} is no causal language model that evomerge knows"
-            )
+        language = subject.causal
         tasks = self._tasks
         if self._batches is None:
             self._batches = Batches.on(subject.device, self._batch_size)
-        model = HarnessModel(subject.language, self._batches, subject.device)
+        model = HarnessModel(language, self._batches, subject.device)
         with torch.inference_mode(), global_random_state(_SEED):
             if self._built[0] is not subject.tokenizer:
                 self._built = (subject.tokenizer, build_items(tasks, self._wanted, model))

@@ -21,55 +21,18 @@ from evomerge.errors import UsageError
 from evomerge.interfaces import Need
 from evomerge.objectives import options as read
 from evomerge.objectives.encoding import Encoded, Rules, encode
-from evomerge.objectives.items import read_items
-from evomerge.objectives.jsonl_items import (
-    KINDS,
-    ExactMatch,
-    Item,
-    Kind,
-    MultipleChoice,
-    common_kind,
-    parse,
-    stop_texts,
-)
-from evomerge.objectives.matching import Matcher
-from evomerge.objectives.metrics import Metrics
-from evomerge.objectives.prompts import Shots, Wording, chat_messages, plain_prompt
+from evomerge.objectives.exam import OPTIONS as SHARED
+from evomerge.objectives.exam import Exam
+from evomerge.objectives.jsonl_items import ExactMatch, Item, Kind
+from evomerge.objectives.prompts import chat_messages, plain_prompt
 from evomerge.objectives.subject import LanguageModel, LiveModel
-from evomerge.objectives.verdicts import (
-    METRICS,
-    NORMALIZATIONS,
-    WRITTEN,
-    Metric,
-    Normalization,
-    Verdict,
-    judge_answer,
-    judge_choice,
-    judge_text,
-)
 from evomerge.trial import Scores
 
 if TYPE_CHECKING:
     from evomerge.objectives.batches import Batches
     from evomerge.objectives.judging import Bench
 
-OPTIONS = (
-    "items",
-    "kind",
-    "metrics",
-    "batch_size",
-    "normalize",
-    "stop",
-    "max_new_tokens",
-    "delimiter",
-    "truncate",
-    "shots",
-    "shots_from",
-    "shots_seed",
-    "separator",
-    "system",
-    "chat",
-)
+OPTIONS = (*SHARED, "batch_size", "truncate", "chat")
 _log = logging.getLogger("evomerge")
 
 
@@ -97,29 +60,18 @@ class JsonlObjective:
 
     def __init__(self, options: Mapping[str, Any], *, folder: Path) -> None:
         read.check_names(options, OPTIONS)
-        path = folder / Path(read.required_text(options, "items", "items.jsonl")).expanduser()
-        kind = read.choice(options, "kind", ("auto", *KINDS))
-        lines = read_items(path)
-        self._kind: Kind = common_kind(lines) if kind == "auto" else cast(Kind, kind)
-        self._items: tuple[Item, ...] = tuple(parse(line, self._kind) for line in lines)
-        self._path = path
-        self._metrics = Metrics.read(options.get("metrics"), METRICS[self._kind])
+        self._exam = Exam.read(options, folder)
         self._batch_size = read.count(options, "batch_size")
-        self._normalize = cast(Normalization, read.choice(options, "normalize", NORMALIZATIONS))
-        self._stop = stop_texts(options.get("stop", "\n"))
         self._chat = read.flag(options, "chat")
-        self._wording = Wording(
-            read.text(options, "delimiter"),
-            _separator(options),
-            read.text(options, "system"),
-        )
+        if self._chat and self.kind == "perplexity":
+            raise UsageError("texts are read as they are; leave off `chat`")
+        delimiter = self._exam.wording.delimiter
         self._rules = Rules(
-            "" if self._chat and self._wording.delimiter is None else self._wording.delimiter,
-            read.count(options, "max_new_tokens"),
+            "" if self._chat and delimiter is None else delimiter,
+            self._exam.limit,
             read.flag(options, "truncate"),
             special=not self._chat,
         )
-        self._shots = self._worked_examples(options, folder)
         self._encoded: tuple[Any, dict[int, Encoded]] = (None, {})
         self._batches: Batches | None = None
 
@@ -131,12 +83,12 @@ class JsonlObjective:
     @property
     def count(self) -> int:
         """How many items there are."""
-        return len(self._items)
+        return len(self._exam.items)
 
     @property
     def kind(self) -> Kind:
         """Of all items."""
-        return self._kind
+        return self._exam.kind
 
     def evaluate(
         self, subject: LiveModel, items: Sequence[int] | None
@@ -155,61 +107,38 @@ class JsonlObjective:
         from evomerge.objectives.batches import Batches
         from evomerge.objectives.judging import Bench
 
-        language = subject.language
-        if language is None:
-            raise UsageError(
-                f"the model in {subject.folder} is no causal language model that evomerge knows; "
-                "measure it with an objective of type python"
-            )
+        language = subject.causal
         wanted = range(self.count) if items is None else items
         with torch.inference_mode():
             encoded = self._encode(subject, language, wanted)
             if self._batches is None:  # kept: what did not fit once is not tried again
                 self._batches = Batches.on(subject.device, self._batch_size)
             bench = Bench(language, self._batches, subject.device)
-            chosen = [self._items[i] for i in wanted]
-            verdicts, rates = self._judge(bench, chosen, encoded)
-        return self._metrics.answer({m: _scores(v, rates) for m, v in verdicts.items()})
+            return self._judged(bench, self._exam.chosen(items), encoded)
 
-    def _judge(
+    def _judged(
         self, bench: Bench, chosen: Sequence[Item], encoded: Sequence[Encoded]
-    ) -> tuple[dict[str, list[Verdict]], dict[str, float]]:
-        """Verdicts by metric, and the shares of items that put them in doubt."""
+    ) -> Scores | Mapping[str, Scores]:
         from evomerge.objectives import judging
 
-        metrics = cast(Sequence[Metric], self._metrics.wanted)
+        exam = self._exam
         found = judging.likelihoods(bench, encoded)
         rates = {"truncated": _share(tokens.cut for tokens in encoded)}
-        if self._kind == "multiple_choice":
-            rights = [cast(MultipleChoice, item).right for item in chosen]
-            return {
-                metric: [
-                    judge_choice(metric, values, right, self._normalize)
-                    for values, right in zip(found, rights, strict=True)
-                ]
-                for metric in metrics
-            }, rates
-        if self._kind == "perplexity":
-            return {
-                metric: [judge_text(metric, one) for (one,) in found] for metric in metrics
-            }, rates
-        matchers = [Matcher(cast(ExactMatch, item).answers, self._stop) for item in chosen]
         texts = [""] * len(chosen)
-        if WRITTEN & set(metrics):
-            early = WRITTEN & set(metrics) == {"exact_match"}
-            written = judging.written(bench, matchers, encoded, early=early)
+        if exam.writes:
+            matchers = [exam.matcher(cast(ExactMatch, item)) for item in chosen]
+            written = judging.written(bench, matchers, encoded, early=exam.ends_early)
             texts = [answer.text for answer in written]
             rates["invalid"] = _share(
                 not answer.over or not matcher.said(answer.text)
                 for matcher, answer in zip(matchers, written, strict=True)
             )
-        return {
-            metric: [
-                judge_answer(metric, matcher, text, values)
-                for matcher, text, values in zip(matchers, texts, found, strict=True)
-            ]
-            for metric in metrics
-        }, rates
+        return exam.answer(
+            lambda metric: [
+                exam.verdict(metric, *one) for one in zip(chosen, found, texts, strict=True)
+            ],
+            {name: rate for name, rate in rates.items() if rate},
+        )
 
     def _encode(
         self, subject: LiveModel, language: LanguageModel, wanted: Sequence[int]
@@ -225,7 +154,7 @@ class JsonlObjective:
             _log.warning(
                 "%s: %d of %d items are longer than the model's context of %s tokens and lose "
                 "their beginning",
-                self._path,
+                self._exam.path,
                 cut,
                 len(new),
                 language.context,
@@ -234,49 +163,20 @@ class JsonlObjective:
 
     def _worded(self, index: int, language: LanguageModel) -> Item:
         """The item with all that stands before its answer as its prompt."""
-        item = self._items[index]
-        shots = self._shots.of(item)
+        item = self._exam.items[index]
+        shots = self._exam.shots.of(item)
         if self._chat:
             try:
-                prompt = language.chat(chat_messages(item, shots, self._wording))
+                prompt = language.chat(chat_messages(item, shots, self._exam.wording))
             except UsageError as error:
                 raise UsageError(error.cause, place=item.place) from error
-        elif shots or self._wording.system is not None:
-            prompt = plain_prompt(item, shots, self._wording)
+        elif shots or self._exam.wording.system is not None:
+            prompt = plain_prompt(item, shots, self._exam.wording)
         else:
             return item
         return replace(item, prompt=prompt)
-
-    def _worked_examples(self, options: Mapping[str, Any], folder: Path) -> Shots:
-        count, source = read.count(options, "shots") or 0, read.text(options, "shots_from")
-        if source is not None and not count:
-            raise UsageError("shots_from is a file of worked examples; say `shots`, how many")
-        if self._kind == "perplexity" and (count or self._chat):
-            raise UsageError("texts are read as they are; leave off `shots` and `chat`")
-        pool = self._items
-        if source is not None:
-            lines = read_items(folder / Path(source).expanduser())
-            pool = tuple(parse(line, self._kind) for line in lines)
-        shots = Shots(pool, count, seed=read.whole(options, "shots_seed"))
-        for item in self._items:
-            shots.of(item)
-        return shots
-
-
-def _scores(verdicts: Sequence[Verdict], rates: Mapping[str, float]) -> Scores:
-    margins = [verdict.margin for verdict in verdicts if verdict.margin is not None]
-    return Scores(
-        [verdict.score for verdict in verdicts],
-        margins or None,
-        {name: rate for name, rate in rates.items() if rate},
-    )
 
 
 def _share(happened: Iterable[bool]) -> float:
     found = list(happened)
     return sum(found) / len(found) if found else 0.0
-
-
-def _separator(options: Mapping[str, Any]) -> str:
-    found = read.text(options, "separator")
-    return Wording.separator if found is None else found

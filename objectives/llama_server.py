@@ -25,7 +25,6 @@ from evomerge.errors import UsageError
 from evomerge.interfaces import Need
 from evomerge.objectives import options as read
 from evomerge.objectives.encoding import SPARE
-from evomerge.objectives.endpoint import questions
 from evomerge.objectives.endpoint.adapters import Adapters, NamingRule
 from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
@@ -35,9 +34,10 @@ from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query, Usage
 from evomerge.objectives.endpoint.questioning import Questioning
 from evomerge.objectives.endpoint.questions import Questions, Seen
+from evomerge.objectives.exam import OPTIONS as ITEM_OPTIONS
 from evomerge.objectives.jsonl_items import Item
 
-OWN = ("adapters", *questions.OPTIONS)
+OWN = ("adapters", *ITEM_OPTIONS)
 _FLOAT32 = 1e-6
 
 

@@ -21,7 +21,6 @@ from evomerge.errors import UsageError
 from evomerge.interfaces import Need
 from evomerge.objectives import options as read
 from evomerge.objectives.encoding import SPARE
-from evomerge.objectives.endpoint import questions
 from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
 from evomerge.objectives.endpoint.numbers import numbers
@@ -30,8 +29,9 @@ from evomerge.objectives.endpoint.query import Query, Usage
 from evomerge.objectives.endpoint.questioning import Questioning
 from evomerge.objectives.endpoint.questions import Questions, Seen
 from evomerge.objectives.endpoint.requests import filled, places
+from evomerge.objectives.exam import OPTIONS as ITEM_OPTIONS
 
-OWN = ("adapters", "source", "strategy", *questions.OPTIONS)
+OWN = ("adapters", "source", "strategy", *ITEM_OPTIONS)
 STRATEGIES = ("linear", "ties")
 """Not ``dare_linear`` and ``dare_ties``, whose masks LoRAX draws without a seed."""
 SOURCES = ("local", "hub", "s3", "pbase")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evomerge.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -114,6 +116,20 @@ class LiveModel:
     device: torch.device
     folder: Path
     language: LanguageModel | None = None
+
+    @property
+    def causal(self) -> LanguageModel:
+        """The language model, for objectives that need one.
+
+        Raises:
+            UsageError: if it is none.
+        """
+        if self.language is None:
+            raise UsageError(
+                f"the model in {self.folder} is no causal language model that evomerge knows; "
+                "measure it with an objective of type python"
+            )
+        return self.language
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""Items as requests to an OpenAI-compatible server, and its answers as observations."""
+"""Items as requests to an OpenAI-compatible server, and what it says of them."""
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from evomerge.errors import UsageError
+from evomerge.objectives.encoding import SPARE
 from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.completions import (
     continuation,
@@ -16,11 +15,9 @@ from evomerge.objectives.endpoint.completions import (
     written_margin,
 )
 from evomerge.objectives.endpoint.query import Query
-from evomerge.objectives.jsonl_items import ExactMatch, Item, MultipleChoice, Passage
+from evomerge.objectives.endpoint.questions import LIMIT, Questions, Seen
+from evomerge.objectives.jsonl_items import ExactMatch, Item, MultipleChoice
 from evomerge.objectives.matching import Matcher
-from evomerge.objectives.prompts import Shots, Wording, between, chat_messages, plain_prompt
-
-Scoring = Literal["echo", "labels", "match", "judge"]
 
 TEMPLATE = 64
 """Tokens that a server's chat template may add, beyond a token for each byte of the request."""
@@ -34,148 +31,113 @@ class Asking:
     """How items are put to the server.
 
     Attributes:
-        stop: texts that end a written answer.
-        limit: tokens of a written answer.
+        api: completions or chat.
         top: how many of the likeliest tokens to ask for.
+        root: what stands between the client's url and the api's name.
     """
 
-    api: Literal["completions", "chat"]
-    scoring: Scoring
-    wording: Wording
-    shots: Shots
-    stop: tuple[str, ...]
-    limit: int
-    top: int
+    client: Client
+    questions: Questions
+    api: Literal["completions", "chat"] = "completions"
+    top: int = 5
+    root: str = ""
 
-    def observe(
+    def seen(
         self,
-        client: Client,
-        items: Sequence[Item],
+        items: Sequence[int] | None,
         fields: Mapping[str, Any],
         address: Mapping[str, Any] | None,
-    ) -> list[Any]:
-        """What the server says, item by item.
+    ) -> list[Seen]:
+        """What the server says of each item.
 
         Args:
             fields: of every body: the model and whatever else tells the candidate.
-            address: the same for the address of answers; None for equal.
+            address: the same as content, equal for equal candidates; None where it is `fields`.
 
-        Returns:
-            for ``echo`` a list of ``[nats, tokens, bytes, characters]``, one for each choice or
-            answer; for ``labels`` the same of each label, or None where none is among the
-            likeliest tokens; else ``text``, ``margin`` and whether it is ``whole``.
+        Raises:
+            EndpointDownError: if the server does not tell what the scoring needs.
         """
-        if self.scoring == "echo":
-            return self._echoed(client, items, fields, address)
-        bodies = [self._body(item) for item in items]
-        answers = client.ask([self._query(body, fields, address) for body in bodies])
-        if self.scoring == "labels":
-            return [
-                _labels(written(answer), cast(MultipleChoice, item))
-                for answer, item in zip(answers, items, strict=True)
-            ]
-        return [self._read(answer, item) for answer, item in zip(answers, items, strict=True)]
+        chosen = self.questions.chosen(items)
+        if self.questions.scoring == "echo":
+            return self._echoed(chosen, fields, address)
+        labels = self.questions.scoring == "labels"
+        bodies = [
+            self._told(item, 1 if labels else self.questions.limit or LIMIT) for item in chosen
+        ]
+        answers = self._answers(bodies, fields, address)
+        read = _label if labels else self._text
+        return [read(answer, item) for answer, item in zip(answers, chosen, strict=True)]
 
     def _echoed(
         self,
-        client: Client,
-        items: Sequence[Item],
+        chosen: Sequence[Item],
+        fields: Mapping[str, Any],
+        address: Mapping[str, Any] | None,
+    ) -> list[Seen]:
+        """Likelihoods of continuations behind their prompts, and what is written behind these."""
+        asked = self.questions
+        texts = [(asked.prompt(item), asked.continuations(item)) for item in chosen]
+        echo = {"max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0}
+        pairs = [(prompt, text) for prompt, found in texts for text in found]
+        answers = self._answers(
+            [{**echo, "prompt": p + text} for p, text in pairs], fields, address
+        )
+        likelihoods = iter(
+            [continuation(answer, *pair) for answer, pair in zip(answers, pairs, strict=True)]
+        )
+        rows = [[next(likelihoods) for _ in found] for _, found in texts]
+        said: Sequence[tuple[str | None, bool]] = [(None, True)] * len(chosen)
+        if asked.writes:
+            most = [asked.limit or max(tokens for _, tokens in row) + SPARE for row in rows]
+            bodies = [
+                {"prompt": prompt, **self._writing(n)}
+                for (prompt, _), n in zip(texts, most, strict=True)
+            ]
+            ends = [written(answer) for answer in self._answers(bodies, fields, address)]
+            said = [(one.text, one.finish != "length") for one in ends]
+        return [
+            Seen(tuple(nats for nats, _ in row), tuple(tokens for _, tokens in row), *end)
+            for row, end in zip(rows, said, strict=True)
+        ]
+
+    def _told(self, item: Item, limit: int) -> dict[str, Any]:
+        """The question of an item that is answered by next tokens, and the likeliest of these."""
+        body = self._writing(limit)
+        if self.api == "chat":
+            messages = [dict(message) for message in self.questions.messages(item)]
+            return body | {"messages": messages, "logprobs": True, "top_logprobs": self.top}
+        return body | {"prompt": self.questions.prompt(item), "logprobs": self.top}
+
+    def _writing(self, limit: int) -> dict[str, Any]:
+        stop = [] if self.questions.scoring == "labels" else list(self.questions.stop[:_STOPS])
+        return {"max_tokens": limit, "temperature": 0} | ({"stop": stop} if stop else {})
+
+    def _answers(
+        self,
+        bodies: Sequence[Mapping[str, Any]],
         fields: Mapping[str, Any],
         address: Mapping[str, Any] | None,
     ) -> list[Any]:
-        asked = [
-            (i, text, *self._parts(item, text))
-            for i, item in enumerate(items)
-            for text in _continuations(item)
-        ]
-        queries = [
-            self._query(
-                {"prompt": prompt + scored, "max_tokens": 0, "echo": True, "logprobs": 1,
-                 "temperature": 0},
-                fields, address,
-            )
-            for _, _, prompt, scored in asked
-        ]  # fmt: skip
-        found: list[list[Any]] = [[] for _ in items]
-        for (i, text, prompt, scored), answer in zip(asked, client.ask(queries), strict=True):
-            nats, tokens = continuation(answer, prompt, scored)
-            found[i].append([nats, tokens, len(text.encode()), len(text)])
-        return found
-
-    def _parts(self, item: Item, text: str) -> tuple[str, str]:
-        """The prompt, and the text with what stands between them, which is scored with it."""
-        if isinstance(item, Passage):
-            return item.prompt, text
-        prompt = plain_prompt(item, self.shots.of(item), self.wording)
-        return prompt, between(prompt, text, self.wording.delimiter) + text
-
-    def _body(self, item: Item) -> dict[str, Any]:
-        """The question of an item that is answered by a next token, or in words."""
-        labels = self.scoring == "labels"
-        body: dict[str, Any] = {"max_tokens": 1 if labels else self.limit, "temperature": 0}
-        if not labels and self.stop:
-            body["stop"] = list(self.stop[:_STOPS])
-        shots = self.shots.of(item)
-        if self.api == "chat":
-            messages = chat_messages(item, shots, self.wording)
-            return body | {
-                "messages": [dict(message) for message in messages],
-                "logprobs": True,
-                "top_logprobs": self.top,
-            }
-        prompt = plain_prompt(item, shots, self.wording)
-        return body | {"prompt": prompt, "logprobs": self.top}
-
-    def _query(
-        self, body: Mapping[str, Any], fields: Mapping[str, Any], address: Mapping[str, Any] | None
-    ) -> Query:
-        path = "/chat/completions" if self.api == "chat" else "/completions"
-        whole = {**body, **fields}
-        return Query(
-            whole,
-            path=path,
-            address=None if address is None else {**body, **address},
-            tokens=int(whole["max_tokens"]) + TEMPLATE,
+        chat = self.api == "chat"
+        return self.client.ask(
+            [
+                Query(
+                    {**body, **fields},
+                    path=self.root + ("/chat/completions" if chat else "/completions"),
+                    address=None if address is None else {**body, **address},
+                    tokens=int({**body, **fields}["max_tokens"]) + (TEMPLATE if chat else 0),
+                )
+                for body in bodies
+            ]
         )
 
-    def _read(self, answer: Any, item: Item) -> dict[str, Any]:
+    def _text(self, answer: Any, item: Item) -> Seen:
         said = written(answer)
-        matcher = Matcher(cast(ExactMatch, item).answers, self.stop)
-        over = said.finish != "length" or matcher.stops(said.text)
-        return {
-            "text": said.text,
-            "margin": written_margin(said, matcher),
-            "whole": bool(over and matcher.said(said.text)),
-        }
+        matcher = Matcher(cast(ExactMatch, item).answers, self.questions.stop)
+        return Seen((), (), said.text, said.finish != "length", written_margin(said, matcher))
 
 
-def lettered(item: MultipleChoice) -> MultipleChoice:
-    """The choices listed in the prompt under letters; the letters are the choices then.
-
-    Raises:
-        UsageError: if there are more choices than letters.
-    """
-    if len(item.choices) > len(string.ascii_uppercase):
-        raise UsageError("there are more choices than letters", place=item.place)
-    letters = string.ascii_uppercase[: len(item.choices)]
-    lines = [f"{letter}. {text}" for letter, text in zip(letters, item.choices, strict=True)]
-    prompt = "\n".join([item.prompt, *lines, "Answer:"])
-    return replace(item, prompt=prompt, choices=tuple(letters))
-
-
-def spelled(item: MultipleChoice, asked: MultipleChoice) -> ExactMatch:
-    """For servers that tell no probabilities: right are the letter, the choice, and both."""
-    label, text = asked.choices[item.right], item.choices[item.right]
-    answers = dict.fromkeys((label, f"{label}.", f"{label}. {text}", text))
-    return ExactMatch(asked.prompt, tuple(answers), item.place)
-
-
-def _continuations(item: Item) -> tuple[str, ...]:
-    if isinstance(item, MultipleChoice):
-        return item.choices
-    return (item.text,) if isinstance(item, Passage) else item.answers
-
-
-def _labels(said: Any, item: MultipleChoice) -> list[list[float]] | None:
-    found = label_nats(said, item.choices)
-    return None if found is None else [[nats, 1, 1, 1] for nats in found]
+def _label(answer: Any, item: Item) -> Seen:
+    """No log-probabilities where no label is among the likeliest tokens."""
+    nats = label_nats(written(answer), cast(MultipleChoice, item).choices) or ()
+    return Seen(tuple(nats), (1,) * len(nats))

@@ -13,16 +13,20 @@ from evomerge.coefficients import Mixing
 from evomerge.errors import UsageError
 from evomerge.interfaces import Need
 from evomerge.objectives import options as read
-from evomerge.objectives.endpoint import questions
+from evomerge.objectives.endpoint.asking import Asking
 from evomerge.objectives.endpoint.client import Client
-from evomerge.objectives.endpoint.completing import Completing
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
 from evomerge.objectives.endpoint.options import OPTIONS, EndpointOptions
 from evomerge.objectives.endpoint.query import Query
 from evomerge.objectives.endpoint.questioning import Questioning
-from evomerge.objectives.endpoint.questions import Questions
+from evomerge.objectives.endpoint.questions import ASKED, Questions, Scorings, Seen
 
-OWN = ("load", "model", *questions.OPTIONS)
+OWN = ("load", "model", *ASKED)
+SCORINGS: Scorings = {
+    "multiple_choice": ("echo", "labels", "match"),
+    "exact_match": ("echo", "match"),
+    "perplexity": ("echo",),
+}
 REPLACED = (
     "the weights were replaced while they were measured: a server whose weights are reloaded has "
     "one worker, of one campaign"
@@ -51,7 +55,9 @@ class LoadingObjective(Questioning[Path]):
             raise UsageError("url ends in /v1; the server's root is wanted, without it")
         self.adapts = read.choice(options, "load", ("adapter", "checkpoint")) == "adapter"
         self.model = read.required_text(options, "model", "the name in GET /v1/models")
-        super().__init__(Questions(options, folder))
+        super().__init__(Questions(options, folder, SCORINGS))
+        top = read.count(options, "top") or Asking.top
+        self._asking = Asking(self.client, self._questions, top=top, root="/v1")
 
     @property
     def needs(self) -> Need:
@@ -98,15 +104,14 @@ class LoadingObjective(Questioning[Path]):
         """Read the server's state."""
         return self.client.ask([Query(None, path=path, method="GET", pure=False)])[0]
 
-    def _seen(self, subject: Path, items: Sequence[int] | None) -> list[questions.Seen]:
+    def _seen(self, subject: Path, items: Sequence[int] | None) -> list[Seen]:
         # The folder's name is the merge's content; the attempt's, before it, keeps apart what
         # workers have loaded at the same time. Caches are salted with the former.
         name = f"{subject.name}-{subject.parent.name}"
         with self._loaded(name, subject) as chosen:
             salt = {"cache_salt": subject.name}
             address = {"candidate": subject.name, "model": self.model, "load": self.needs}
-            asking = Completing(self.client, self._questions)
-            return asking.seen(items, {**self.fields(chosen), **salt}, address)
+            return self._asking.seen(items, {**self.fields(chosen), **salt}, address)
 
     @contextmanager
     def _loaded(self, name: str, folder: Path) -> Iterator[str | None]:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import as_json
+from tests.objectives.endpoint.openai_server import logprob_lists
 from tests.objectives.endpoint.world import World
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -121,11 +122,12 @@ class Server:
                 finish = "stop"
                 break
         choice: dict[str, Any] = {"text": self.world.decode(ids[read:]), "finish_reason": finish}
-        if body.get("echo"):
+        if body.get("logprobs"):
             table = self.world.table(state, ids)
-            nats = [None, *(table[i - 1, ids[i]].item() for i in range(1, len(ids)))]
-            tokens = [self.world.decode([i]) for i in ids]
+            first = 0 if body.get("echo") else read
+            decode, count = self.world.decode, body["logprobs"]
+            choice["logprobs"] = logprob_lists(table, decode, ids, first, count)
+        if body.get("echo"):
             choice["text"] = body["prompt"] + choice["text"]
-            choice["logprobs"] = {"tokens": tokens, "token_logprobs": nats, "top_logprobs": None}
         usage = {"prompt_tokens": read, "completion_tokens": len(ids) - read}
         return as_json({"choices": [choice], "usage": usage})

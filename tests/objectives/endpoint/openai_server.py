@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,30 +47,44 @@ class FolderServer:
         first = 0 if echo else read
         shown = (prompt if echo else "") + text
         said = {"text": shown} if not chat else {"message": {"role": "assistant", "content": text}}
-        top = body["top_logprobs"] if chat else body["logprobs"]
+        top = body.get("top_logprobs" if chat else "logprobs", 0)
         said |= {"finish_reason": finish, "logprobs": self._logprobs(live, ids, first, top)}
         usage = {"prompt_tokens": read, "completion_tokens": len(ids) - read}
         return as_json({"choices": [said], "usage": usage})
 
     def _logprobs(self, live: Any, ids: list[int], first: int, count: int) -> Any:
-        if self.shape == "none":
+        if self.shape == "none" or not count:
             return None
         with torch.inference_mode():
             table = live.module(torch.tensor([ids]))[0].float().log_softmax(-1)
-        names = [live.tokenizer.decode([i]) for i in range(table.shape[1])]
-        places = range(first, len(ids))
-        nats = [None if i == 0 else table[i - 1, ids[i]].item() for i in places]
-        tops = []
-        for i in places:
-            values, best = table[max(0, i - 1)].topk(count)
-            tops.append({names[k]: v for k, v in zip(best.tolist(), values.tolist(), strict=True)})
-        tokens = [names[ids[i]] for i in places]
+        lists = logprob_lists(table, live.tokenizer.decode, ids, first, count)
         if self.shape == "lists":
-            return {"tokens": tokens, "token_logprobs": nats, "top_logprobs": tops}
+            return lists
         return {
             "content": [
                 {"token": t, "logprob": n,
                  "top_logprobs": [{"token": k, "logprob": v} for k, v in top.items()]}
-                for t, n, top in zip(tokens, nats, tops, strict=True)
+                for t, n, top in zip(*lists.values(), strict=True)
             ]
         }  # fmt: skip
+
+
+def logprob_lists(
+    table: torch.Tensor, decode: Callable[[list[int]], str], ids: list[int], first: int, count: int
+) -> dict[str, list[Any]]:
+    """What completions tell of the tokens from the first one on.
+
+    Args:
+        table: log-probabilities behind each token, ``(tokens, vocabulary)``.
+        count: of the likeliest tokens at each place.
+    """
+    places = range(first, len(ids))
+    nats = [None if i == 0 else table[i - 1, ids[i]].item() for i in places]
+    tops = [
+        {decode([k]): table[max(0, i - 1), k].item() for k in best.tolist()}
+        for i in places
+        for best in [table[max(0, i - 1)].topk(count).indices]
+    ]
+    return {
+        "tokens": [decode([ids[i]]) for i in places], "token_logprobs": nats, "top_logprobs": tops
+    }  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evomerge.errors import ObjectiveError, UsageError
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
@@ -70,6 +71,26 @@ def test_loaded_weights_score_as_the_exported_merge_does(
         found = made.evaluate(world.base.parent / "merge", None)
     assert list(found.items) == list(wanted.items)
     assert list(found.margins) == pytest.approx(list(wanted.margins), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_labels_are_read_off_the_likeliest_next_tokens(
+    kind: str, world: World, write_items: Write
+) -> None:
+    items = write_items({"prompt": "2+2=", "choices": ["4", "5", "lots"], "answer": 0})
+    mix = world.candidate([0.7, -1.3], shared=True)
+    options = {"scoring": "labels", "top": 250, "metrics": ["accuracy", "probability"]}
+    with objective(kind, Server(world), items, **options) as made:
+        found = made.evaluate(world.adapter(mix), None)
+    prompt = world.encode("2+2=\nA. 4\nB. 5\nC. lots\nAnswer:")
+    nats = world.table(world.merged(mix.weights_by_layer()), prompt)[-1]
+    a, b, c = (nats[world.encode(label)[-1]].double() for label in "ABC")
+    odds = float(a - torch.logsumexp(torch.stack([b, c]), 0))
+    assert list(found["accuracy"].margins) == pytest.approx([float(a - max(b, c))], abs=1e-4)
+    assert list(found["probability"].margins) == pytest.approx([odds], abs=1e-4)
+    with objective(kind, Server(world), items, **options | {"top": 1}) as made:
+        found = made.evaluate(world.adapter(mix, "again"), None)
+    assert found["accuracy"].rates == {"invalid": 1.0}, "the likeliest token is no label"
 
 
 @pytest.mark.parametrize("kind", MADE)

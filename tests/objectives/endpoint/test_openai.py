@@ -91,6 +91,18 @@ def test_echoed_texts_with_worked_examples_score_as_the_local_model_does(
     assert list(found.items) == pytest.approx(list(wanted.items), abs=1e-4)
 
 
+def test_echoed_answers_are_written_too_and_have_the_local_margins(
+    server: Loopback, folder: Path, write_items: Write
+) -> None:
+    items = write_items({"prompt": "a", "answer": ["x", "yy"]}, {"prompt": "b", "answer": "nope"})
+    options = {"metrics": "f1", "max_new_tokens": 2}
+    wanted = local(items, folder, **options)
+    found = objective(server, items, scoring="echo", **options).evaluate(folder, None)
+    assert list(found.items) == list(wanted.items)
+    assert list(found.margins) == pytest.approx(list(wanted.margins), abs=1e-4)
+    assert found.rates == wanted.rates
+
+
 def test_written_answers_score_as_the_local_model_does(
     server: Loopback, folder: Path, write_items: Write
 ) -> None:
@@ -105,7 +117,7 @@ def test_written_answers_score_as_the_local_model_does(
     found = made.evaluate(folder, None)
     assert list(found.items) == [1.0, 0.0]
     assert found.margins is not None and found.margins[0] > 0 > found.margins[1]
-    assert found.rates == {"invalid": 1.0}, "three letters, and no end"
+    assert found.rates == {"invalid": 0.5}, "the first has no end, the second can only be wrong"
 
 
 @pytest.mark.parametrize(("api", "shape"), [("completions", "lists"), ("chat", "content")])

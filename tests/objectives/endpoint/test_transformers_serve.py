@@ -41,4 +41,4 @@ def test_live(make_folder: Callable[..., Path], write_items: Callable[..., Path]
         finally:
             server.kill()
     assert list(scores.items) == list(wanted.items)
-    assert [said["text"] for said in seen] == [world.written(mix, p, 3) for p in ("1", "22")]
+    assert [said[2] for said in seen] == [world.written(mix, p, 3) for p in ("1", "22")]
