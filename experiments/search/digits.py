@@ -19,7 +19,8 @@ from functools import cache
 import numpy as np
 import torch
 from kept import kept
-from problem import Merging, ranks
+from merging import Merger
+from problem import Merging
 from scipy import ndimage
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -94,13 +95,11 @@ class World:
 
     Attributes:
         vectors: task vectors, one list of tensors per specialist.
-        ranks: of every entry of each task vector within its tensor, 0 for the largest.
         images, labels: ``(n, 8, 8)`` and ``(n,)``.
     """
 
     base: Tensors
     vectors: list[Tensors]
-    ranks: list[Tensors]
     images: Images
     labels: np.ndarray
 
@@ -126,13 +125,12 @@ def _made(family: Family, seed: int) -> World:
         told = np.concatenate([truth, *(truth[i :: family.touch] for i in range(len(transforms)))])
     start = [tensor.astype(np.float32) for tensor in family.start(generator(seed, "start"))]
     base = _trained(family, start, touched, told, _STEPS, _RATE, seed)
-    vectors, ranked = [], []
+    vectors = []
     for index, transform in enumerate(transforms):
         course = (transform(seen), truth, _TUNING_STEPS, _TUNING_RATE, seed + index)
         tuned = _trained(family, base, *course)
         vectors.append([new - old for new, old in zip(tuned, base, strict=True)])
-        ranked.append([ranks(vector) for vector in vectors[-1]])
-    return World(base, vectors, ranked, images[TRAINED:], labels[TRAINED:])
+    return World(base, vectors, images[TRAINED:], labels[TRAINED:])
 
 
 class Digits(Merging):
@@ -162,31 +160,31 @@ class Digits(Merging):
         order = generator(seed, "items").permutation(len(self.world.images))
         self._search = self._tasks(order[:SEARCHED])
         self._unseen = self._tasks(order[SEARCHED:])
+        places = range(len(self.world.base))
+        whole = [self.family.block_of(index) is None for index in places]
+        groups = [self._group(index) for index in places]
+        self._merger = Merger(self.world.base, self.world.vectors[:models], groups, whole)
 
     def task_margins(self, weights: Array, densities: Array, *, unseen: bool) -> list[Array]:
         """See `Merging`; a logit less the largest other one."""
-        merged = [torch.from_numpy(tensor) for tensor in self._merged(weights, densities)]
-        tasks = self._unseen if unseen else self._search
+        merged = [torch.from_numpy(tensor) for tensor in self._merger(weights, densities)]
+        images, labels = self._unseen if unseen else self._search
         with torch.inference_mode():
-            return [_margins(self.family.logits(merged, x).double(), y) for x, y in tasks]
+            margins = _margins(self.family.logits(merged, images).double(), labels)
+        return np.split(margins, self.models)
 
-    def _tasks(self, rows: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+    def _tasks(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images and labels of all tasks, one after the other."""
         images, labels = self.world.images[rows], torch.from_numpy(self.world.labels[rows])
         names = self.family.transforms[: self.models]
-        return [(_flat(TRANSFORMS[name](images)), labels) for name in names]
+        turned = torch.cat([_flat(TRANSFORMS[name](images)) for name in names])
+        return turned, labels.repeat(self.models)
 
-    def _merged(self, weights: Array, densities: Array) -> Tensors:
-        merged = [tensor.copy() for tensor in self.world.base]
-        for model in range(self.models):
-            vector, ranked = self.world.vectors[model], self.world.ranks[model]
-            for index, tensor in enumerate(merged):
-                block = self.family.block_of(index)
-                near = block if block is not None else (0 if index < 2 else self.family.blocks - 1)
-                group = near * self.groups // self.family.blocks
-                density = 1.0 if block is None else densities[model, group]
-                kept = ranked[index] < density * tensor.size
-                tensor += np.float32(weights[model, group]) * vector[index] * kept
-        return merged
+    def _group(self, index: int) -> int:
+        """Of a tensor; what lies outside of the blocks follows the nearest one."""
+        block, last = self.family.block_of(index), self.family.blocks - 1
+        near = block if block is not None else (0 if index < 2 else last)
+        return near * self.groups // self.family.blocks
 
 
 def _flat(images: Images) -> Tensor:

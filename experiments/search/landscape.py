@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from problem import Merging, ranks
+from merging import Merger
+from problem import Merging
 
 from evomerge.randomness import generator
 from evomerge.space import Array
@@ -55,13 +56,13 @@ class Landscape(Merging):
         super().__init__(models, bands, goals or models, margins=margins)
         world = _World(seed, models, conflict)
         self.base = _train(_start(seed), lambda i: world.batch(None, 128, "base", i), 500, 3e-3)
-        self.task_vectors: list[Tensors] = []
-        self.ranks: list[Tensors] = []
+        vectors = []
         for model in range(models):
             tuned = _train(self.base, lambda i, m=model: world.batch(m, 128, "tune", i), 250, 1e-3)
-            vector = {name: tuned[name] - self.base[name] for name in tuned}
-            self.task_vectors.append(vector)
-            self.ranks.append({name: ranks(vector[name]) for name in vector})
+            vectors.append([tuned[name] - self.base[name] for name in self.base])
+        groups, inner = zip(*map(self._band, self.base), strict=True)
+        base = list(self.base.values())
+        self._merger = Merger(base, vectors, groups, [not one for one in inner])
         self.tasks = [
             Task(world.batch(m, items, "search", 0), world.batch(m, 1000, "unseen", 0))
             for m in range(models)
@@ -69,18 +70,8 @@ class Landscape(Merging):
 
     def task_margins(self, weights: Array, densities: Array, *, unseen: bool) -> list[Array]:
         """See `Merging`; a logit less the largest other one."""
-        merged = self._merged(weights, densities)
+        merged = dict(zip(self.base, self._merger(weights, densities), strict=True))
         return [_margins(merged, *(t.unseen if unseen else t.search)) for t in self.tasks]
-
-    def _merged(self, weights: Array, densities: Array) -> Tensors:
-        merged = {name: tensor.copy() for name, tensor in self.base.items()}
-        for model, vector in enumerate(self.task_vectors):
-            for name, delta in vector.items():
-                band, inner = self._band(name)
-                density = densities[model, band] if inner else 1.0
-                kept = delta * (self.ranks[model][name] < density * delta.size)
-                merged[name] += weights[model, band] * kept
-        return merged
 
     def _band(self, name: str) -> tuple[int, bool]:
         """A tensor's band, and whether it lies in a block; the others follow their neighbours."""

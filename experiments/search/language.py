@@ -4,8 +4,8 @@ The demo's base and its three specialists (sums, code, prose; a Llama of four la
 the demo trains them. The tasks are its three kinds of items and a fourth one, comments, which only
 the base was trained for: what a merge must not forget. An item's margin is the log-likelihood of
 the right continuation less that of the best wrong one, both per token. A group is half a layer:
-attention or feed-forward, each with its norm; embedding and final norm follow the first and last
-group and keep all entries. Prompts are read once for their four continuations, so that some ten
+attention or feed-forward, each with its norm; embedding and final norm follow the first group and
+keep all entries. Prompts are read once for their four continuations, so that some ten
 merges are measured a second.
 """
 
@@ -19,7 +19,8 @@ from functools import cache
 import numpy as np
 import torch
 from kept import kept
-from problem import Merging, ranks
+from merging import Merger
+from problem import Merging
 from torch import Tensor
 
 from evomerge.demo import skills, texts, training
@@ -31,16 +32,15 @@ from evomerge.space import Array
 SEARCHED, UNSEEN = 40, 160  # items per task
 TASKS = ("arithmetic", "python", "english", "comments")
 HALVES = 2 * training.SHAPE.num_hidden_layers
-Tensors = dict[str, np.ndarray]
+Tensors = list[np.ndarray]  # float32
 
 
 @dataclass(frozen=True)
 class World:
-    """The base's tensors; the specialists' task vectors, and their entries' ranks."""
+    """The base's tensors, in the order of its parameters, and the specialists' task vectors."""
 
     base: Tensors
     vectors: list[Tensors]
-    ranks: list[Tensors]
 
 
 @cache
@@ -55,13 +55,12 @@ def _trained() -> World:
     base = training.train_base(0, told)
     models = training.train_specialists(base, 0, told)
     start, *tuned = (_arrays(one) for one in (base, *models.values()))
-    vectors = [{name: one[name] - start[name] for name in start} for one in tuned]
-    ranked = [{name: ranks(vector) for name, vector in one.items()} for one in vectors]
-    return World(start, vectors, ranked)
+    vectors = [[new - old for new, old in zip(one, start, strict=True)] for one in tuned]
+    return World(start, vectors)
 
 
 def _arrays(model: Llama) -> Tensors:
-    return {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
+    return [tensor.detach().numpy() for tensor in model.parameters()]
 
 
 @cache
@@ -118,13 +117,17 @@ class Language(Merging):
             unseen.append([found[i] for i in order[SEARCHED:]])
         self._search, self._unseen = _batches(search), _batches(unseen)
         self._model = Llama(training.SHAPE).requires_grad_(False)
+        halves = [_half(name) for name, _ in self._model.named_parameters()]
+        near = [0 if half is None else half * groups // HALVES for half in halves]
+        whole = [half is None for half in halves]
+        self._merger = Merger(self.world.base, self.world.vectors, near, whole)
 
     def task_margins(self, weights: Array, densities: Array, *, unseen: bool) -> list[Array]:
         """See `Merging`; nats per token."""
-        merged = self._merged(weights, densities)
+        merged = self._merger(weights, densities)
         with torch.inference_mode():
-            for name, parameter in self._model.named_parameters():
-                parameter.copy_(torch.from_numpy(merged[name]))
+            for parameter, tensor in zip(self._model.parameters(), merged, strict=True):
+                parameter.copy_(torch.from_numpy(tensor))
             batches, ends = self._unseen if unseen else self._search
             margins = np.empty(ends[-1])
             for batch in batches:
@@ -142,23 +145,6 @@ class Language(Merging):
         logits = torch.cat([first[each], later], dim=1).log_softmax(-1)
         told = logits.gather(2, batch.choices[..., None])[..., 0].mean(1).view(rows, 4).double()
         return (told[:, 0] - told[:, 1:].amax(1)).numpy()
-
-    def _merged(self, weights: Array, densities: Array) -> Tensors:
-        merged = {}
-        for name, tensor in self.world.base.items():
-            half = _half(name)
-            group = half * self.groups // HALVES if half is not None else 0
-            if name == "model.norm.weight":
-                group = self.groups - 1
-            sum_ = tensor.copy()
-            for model, (vector, ranked) in enumerate(
-                zip(self.world.vectors, self.world.ranks, strict=True)
-            ):
-                density = 1.0 if half is None else densities[model, group]
-                kept_entries = ranked[name] < density * tensor.size
-                sum_ += np.float32(weights[model, group]) * vector[name] * kept_entries
-            merged[name] = sum_
-        return merged
 
 
 def _half(name: str) -> int | None:
