@@ -1,8 +1,9 @@
 """The initial design of the surrogates' samplers: around task arithmetic, not over the cube.
 
 Merges far from a moderate sum of task vectors are mostly broken, and teach little about those near
-it. So the design takes the sum itself, a few that change all weights or all densities at once, and
-Gaussian steps, in turn free for every parameter and smooth over depth.
+it. So the design takes the sum itself, the sum with larger weights, and Gaussian steps, in turn
+free for every parameter and smooth over depth. Four points are enough: the references come on top,
+and what the surrogate asks for teaches more.
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ from evomerge.search.quasirandom import folded
 from evomerge.space import Array, Parameter
 from evomerge.surrogates.structure import structure_of
 
-DESIGN = 16
+DESIGN = 4
 STEP = 0.15  # standard deviation in the unit cube
 _DENSITY = 0.5
 _LEAST_WEIGHT = 0.3
-# Weights and densities of the constant points after the first; None keeps the centre's.
-_CONSTANTS = ((0.6, None), (None, 0.2), (0.15, None), (0.4, None), (None, 1.0))
+_LARGER_WEIGHT = 0.6  # of the second point
 
 
 def design_size(trials: int | None) -> int:
-    """How many points: 16, or a third of the budget if that is less."""
+    """How many points: 4, or a third of the budget if that is less."""
     return DESIGN if trials is None else max(1, min(DESIGN, trials // 3))
 
 
@@ -41,15 +41,15 @@ def centre_of(problem: SearchProblem, references: Array) -> Array:
     """
     if not _known(problem):
         return np.asarray(references.mean(axis=0)) if len(references) else _middle(problem)
-    return _constant(problem, None, None)
+    return _constant(problem, None)
 
 
-def centred_point(problem: SearchProblem, centre: Array, index: int, size: int) -> Array:
-    """Point `index` >= 0 of a design of `size` points, ``(d,)`` in [0, 1]."""
+def centred_point(problem: SearchProblem, centre: Array, index: int) -> Array:
+    """Point `index` >= 0 of the design, ``(d,)`` in [0, 1]."""
     if index == 0:
         return centre
-    if index <= min(len(_CONSTANTS), size * 3 // 8) and _known(problem):
-        return _constant(problem, *_CONSTANTS[index - 1])
+    if index == 1 and _known(problem):
+        return _constant(problem, _LARGER_WEIGHT)
     rng = generator(problem.seed, "centred", index)
     step = smooth_steps(problem) if index % 2 and _known(problem) else free_steps(problem)
     return folded(centre + STEP * step(rng, 1)[0])
@@ -81,12 +81,12 @@ def _middle(problem: SearchProblem) -> Array:
     return np.full(len(problem.space), 0.5)
 
 
-def _constant(problem: SearchProblem, weight: float | None, density: float | None) -> Array:
+def _constant(problem: SearchProblem, weight: float | None) -> Array:
     parameters = problem.space.parameters
     models = {p.coordinate.model for p in parameters if p.coordinate is not None} - {None}
     wanted = {
         "weight": max(1 / max(len(models), 1), _LEAST_WEIGHT) if weight is None else weight,
-        "density": _DENSITY if density is None else density,
+        "density": _DENSITY,
     }
     middle = problem.space.values(_middle(problem))
     return problem.space.point({p.name: _value(p, wanted, middle[p.name]) for p in parameters})

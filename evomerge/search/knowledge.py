@@ -76,7 +76,7 @@ class Knowledge:
         if self.own >= size and self.ended:
             return None
         note = {"design": size} if self.own == 0 else {}
-        return Proposal(centred_point(self.problem, self.centre, self.own, size), note)
+        return Proposal(centred_point(self.problem, self.centre, self.own), note)
 
     @property
     def design(self) -> int | None:

@@ -1,6 +1,6 @@
-"""Whether the surrogate of `margin` knows what it does not know, on the digits landscape.
+"""Whether the surrogate of `margin` knows what it does not know, on every landscape.
 
-    python experiments/search/honesty.py [--seeds 2]
+    python experiments/search/honesty.py [--seeds 2] [--problems vit/layers/2 ...]
 
 After 50 trials of a campaign, how many of the next 50 trials' measured losses lie inside the
 intervals of 50 % and 90 % that were predicted, and the same of 50 points around the centre that no
@@ -13,8 +13,8 @@ import argparse
 
 import numpy as np
 from campaign import MemoryLog, observed, run
-from digits import Digits
-from margins import PROBLEMS
+from problem import Problem, Remembered
+from problems import make
 
 from evomerge.interfaces import Asked, SearchProblem
 from evomerge.randomness import generator
@@ -24,17 +24,28 @@ from evomerge.search.quasirandom import folded
 from evomerge.space import Array
 
 TRIALS, FITTED, AROUND = 100, 50, 50
-NAMES = ("P24", "P32", "P32 one goal", "P96 one goal")
+NAMES = (
+    "digits4/models/2",
+    "digits4/layers/1",
+    "digits4/layers/4",
+    "digits8/layers/1",
+    "digits8/layers/4",
+    "vit/layers/1",
+    "vit/layers/2",
+    "language/layers/1",
+    "language/layers/2",
+)
 
 
-def checked(problem: Digits, seed: int) -> Array:
+def checked(problem: Problem, seed: int) -> Array:
     """Coverages and explained shares, ``(2, 3)``: of the next trials, and of points around."""
     searched = SearchProblem(problem.space, problem.goals, TRIALS, seed)
     sampler = MarginSampler(searched)
-    points, values = run(sampler, problem.values, problem.references(), TRIALS, items=problem.items)
+    references = problem.references()
+    points, values = run(sampler, problem.values, references, TRIALS, items=problem.items)
     log = MemoryLog()
     for number, (point, value) in enumerate(zip(points[:FITTED], values, strict=False)):
-        log.entries.append(Asked(number, point, number > problem.models + 1, {}))
+        log.entries.append(Asked(number, point, number >= len(references), {}))
         log.entries.append(observed(number, point, value, problem.items))
     surrogate = MarginSampler(searched).surrogate(log)
     centre = centre_of(searched, np.empty((0, len(problem.space))))
@@ -54,17 +65,17 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
-    seeds = parser.parse_args().seeds
-    for name in NAMES:
+    parser.add_argument("--problems", nargs="*", default=list(NAMES))
+    given = parser.parse_args()
+    for name in given.problems:
         for margins in (True, False):
-            models, groups, goals = PROBLEMS[name]
             tables = [
-                checked(Digits(models, groups, goals, seed=seed, margins=margins), seed)
-                for seed in range(seeds)
+                checked(Remembered(make(name, seed=seed, margins=margins)), seed)
+                for seed in range(given.seeds)
             ]
             for where, row in zip(("next", "around"), np.mean(tables, axis=0), strict=True):
                 print(
-                    f"{name:13} {'margins' if margins else '0/1':8} {where:7} 50 %: {row[0]:.2f}  "
+                    f"{name:18} {'margins' if margins else '0/1':8} {where:7} 50 %: {row[0]:.2f}  "
                     f"90 %: {row[1]:.2f}  explained {row[2]:.2f}",
                     flush=True,
                 )

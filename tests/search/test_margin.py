@@ -119,16 +119,16 @@ def test_it_comes_closer_to_every_goal_than_its_design(log: ListLog) -> None:
 
 
 def test_margins_help() -> None:
-    """Of two campaigns the one that sees margins ends lower."""
-    means = []
+    """Of two campaigns the one that sees margins comes closer to the bottom."""
+    best = []
     for margins in (True, False):
         last = campaign(problem(1), 30, margins=margins).asks()[-10:]
-        means.append(np.mean([items(a.point, 1)[0].margins for a in last]))
-    assert means[0] < means[1]
+        best.append(min(np.mean(items(a.point, 1)[0].margins) for a in last))
+    assert best[0] < best[1]
 
 
 def test_the_fit_is_told_in_the_note(log: ListLog) -> None:
-    assert log.asks()[0].note == {"design": 13}
+    assert log.asks()[0].note == {"design": 4}
     assert len(log.asks()[-1].note["explained"]) == 2
     assert len(log.asks()[-1].note["margins"]) == 2
 
@@ -167,7 +167,7 @@ def test_a_limit_keeps_asks_where_it_is_met() -> None:
 
 
 def test_the_design_is_a_third_of_a_small_budget() -> None:
-    assert [design_size(trials) for trials in (None, 200, 48, 25, 3, 1)] == [16, 16, 16, 8, 1, 1]
+    assert [design_size(trials) for trials in (None, 200, 12, 9, 3, 1)] == [4, 4, 4, 3, 1, 1]
 
 
 def test_the_centre_is_task_arithmetic_at_half_density() -> None:
@@ -177,13 +177,12 @@ def test_the_centre_is_task_arithmetic_at_half_density() -> None:
     assert values["code/2/density"] == pytest.approx(0.5)
 
 
-def test_the_design_changes_all_weights_or_densities_at_once_then_takes_steps() -> None:
+def test_the_design_has_larger_weights_then_takes_steps() -> None:
     centre = centre_of(problem(), np.empty((0, D)))
-    second, third = (SPACE.values(centred_point(problem(), centre, i, 16)) for i in (1, 2))
+    second = SPACE.values(centred_point(problem(), centre, 1))
     assert [second[f"math/{i}/weight"] for i in range(3)] == pytest.approx([0.6] * 3)
     assert second["code/1/density"] == pytest.approx(0.5)
-    assert third["code/1/density"] == pytest.approx(0.2)
-    later = np.array([centred_point(problem(), centre, i, 16) for i in range(6, 200)])
+    later = np.array([centred_point(problem(), centre, i) for i in range(2, 200)])
     assert abs((later - centre).std() - 0.15) < 0.02
 
 
