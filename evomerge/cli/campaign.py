@@ -74,6 +74,7 @@ def check(*, campaign: Path, as_json: bool) -> int:
 @click.option("--trials", type=click.IntRange(min=1), help="Instead of the file's budget.")
 @click.option("--engine", type=click.Choice(["local"]), help="What runs the workers.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; write and evaluate nothing.")
+@click.option("--control", is_flag=True, help="Then a random search of as many trials, to compare.")
 @click.option("--fork", is_flag=True, help="After an edit that changes results: a new study.")
 @json_option
 def run(
@@ -83,6 +84,7 @@ def run(
     trials: int | None,
     engine: str | None,
     dry_run: bool,
+    control: bool,
     fork: bool,
     as_json: bool,
 ) -> int:
@@ -100,4 +102,6 @@ def run(
     if dry_run:
         emit_one(plan_of(loaded, workers=workers, trials=trials), as_json=as_json)
         return 0
-    return carry_out(loaded, workers=workers, trials=trials, fork=fork, as_json=as_json)
+    return carry_out(
+        loaded, workers=workers, trials=trials, control=control, fork=fork, as_json=as_json
+    )

@@ -12,6 +12,7 @@ from evomerge import pareto
 from evomerge.goals import Goal, losses, violation
 from evomerge.objectives.endpoint.store import Charge
 from evomerge.space import Array
+from evomerge.study.control import is_control
 from evomerge.study.events import AttemptBegan, AttemptEnded, Event, Paid, PhaseBegan, Stopping
 from evomerge.study.study import Study
 from evomerge.trial import Outcome, Trial, TrialState
@@ -101,7 +102,7 @@ class Progress:
         if trial.state is not TrialState.DONE:
             return
         self.done += 1
-        if trial.chance is not None:
+        if trial.chance is not None or is_control(trial):
             return
         candidates = [*self.front, trial]
         values = [one.values() or {} for one in candidates]

@@ -11,7 +11,7 @@ from evomerge.cli.mirroring import Mirroring
 from evomerge.cli.output import emit, escape, say
 from evomerge.cli.preparing import prepare
 from evomerge.cli.progress import Progress
-from evomerge.cli.study import flat
+from evomerge.cli.study import flat, say_comparison
 from evomerge.errors import EvomergeError, InfeasibleError, StoppedError
 from evomerge.interfaces import Sampler
 from evomerge.recipe.campaign import Campaign
@@ -28,6 +28,7 @@ def carry_out(
     *,
     workers: int | None = None,
     trials: int | None = None,
+    control: bool = False,
     fork: bool = False,
     as_json: bool = False,
 ) -> int:
@@ -40,7 +41,7 @@ def carry_out(
     prepare(campaign)
     with Study.open(campaign, fork=fork) as study:
         try:
-            result = search(study, workers=workers, trials=trials)
+            result = search(study, workers=workers, trials=trials, control=control)
         except EvomergeError as error:
             error.kept = error.kept or "everything told is kept"
             error.command = error.command or command
@@ -62,7 +63,9 @@ def carry_out(
     return code
 
 
-def search(study: Study, *, workers: int | None, trials: int | None) -> RunResult:
+def search(
+    study: Study, *, workers: int | None, trials: int | None, control: bool = False
+) -> RunResult:
     """Run the loop under the live display."""
     asked = study.spend().trials
     limit = trials if trials is not None else study.limit
@@ -73,9 +76,13 @@ def search(study: Study, *, workers: int | None, trials: int | None) -> RunResul
     url = study.campaign.mirror_url()
     with watching(Progress(study, limit)) as watcher:
         if url is None:
-            return loop.run(study, workers=workers, trials=trials, on_event=watcher)
+            return loop.run(
+                study, workers=workers, trials=trials, control=control, on_event=watcher
+            )
         mirroring = Mirroring(study, url, watcher)
-        result = loop.run(study, workers=workers, trials=trials, on_event=mirroring)
+        result = loop.run(
+            study, workers=workers, trials=trials, control=control, on_event=mirroring
+        )
         mirroring.copy()
         return result
 
@@ -96,6 +103,7 @@ def finish(study: Study, result: RunResult, *, as_json: bool) -> None:
         say(f"trial {number} could not be measured on the held-out items: {escape(reason)}")
     rows = front_rows(study)
     emit(rows if as_json else flat(rows), as_json=as_json)
+    say_comparison(study)
     if study.campaign.export is not None and rows:
         from evomerge.export.front import export_front
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evomerge.cli.arguments import study_argument
 from evomerge.cli.output import emit, emit_one, escape, json_option, say
 from evomerge.errors import InfeasibleError
+
+if TYPE_CHECKING:
+    from evomerge.study.study import Study
 
 
 @click.command()
@@ -19,15 +22,20 @@ from evomerge.errors import InfeasibleError
 def status(*, study: Path, as_json: bool) -> None:
     """Show trials by state, front, hypervolume, spend and estimated time left."""
     from evomerge.report.summary import doubts, failures, status_of
+    from evomerge.study.control import compare
     from evomerge.study.study import Study
 
     with Study.read(study) as opened:
         row = status_of(opened)
+        compared = compare(opened)
         reasons, warnings = failures(opened), doubts(opened)
     if as_json:
-        emit_one({**row, "failures": reasons, "warnings": warnings}, as_json=True)
+        beside = {} if compared is None else {"control": compared.to_json()}
+        emit_one({**row, **beside, "failures": reasons, "warnings": warnings}, as_json=True)
         return
     emit_one(row, as_json=False)
+    if compared is not None:
+        say(str(compared))
     for reason, count in reasons.items():
         say(f"{count} trials: {escape(reason)}")
     for warning in warnings:
@@ -58,12 +66,22 @@ def front(*, study: Path, all_splits: bool, predicted: bool, as_json: bool) -> N
             rows = with_predictions(foresight, rows)
             for metric, share in foresight.explained.items():
                 say(f"{metric}: the surrogate explains {share:.0%} on trials left out")
+        say_comparison(opened)
         nothing_meets_the_limits = bool(rows) and not any(row["feasible"] for row in rows)
     emit(rows if as_json else flat(rows, all_splits=all_splits), as_json=as_json)
     if not rows:
         say(f"no trial has ended yet; next: evomerge run {study}")
     if nothing_meets_the_limits:
         raise InfeasibleError("no trial meets the limits; shown are those that miss them least")
+
+
+def say_comparison(study: Study) -> None:
+    """Search against control, where there is one."""
+    from evomerge.study.control import compare
+
+    compared = compare(study)
+    if compared is not None:
+        say(str(compared))
 
 
 def flat(rows: Sequence[dict[str, Any]], *, all_splits: bool = False) -> list[dict[str, Any]]:

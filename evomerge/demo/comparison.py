@@ -15,7 +15,7 @@ from typing import Literal
 
 from evomerge.goals import Goal
 from evomerge.recipe.numbers import ALL_TENSORS
-from evomerge.study.confirmation import is_reference
+from evomerge.study.references import is_reference
 from evomerge.study.study import Study
 from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.messages import Job, Setup

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evomerge.goals import violation
+from evomerge.study.control import compare, is_control
 from evomerge.study.study import Study
 from evomerge.trial import Measured, Split, Trial, TrialState
 
@@ -60,7 +61,8 @@ def economy(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     charter = study.charter
     if charter.racing is None:
         return {}
-    ended = [trial.results["search"] for trial in trials if "search" in trial.results]
+    searched = [trial for trial in trials if not is_control(trial)]
+    ended = [trial.results["search"] for trial in searched if "search" in trial.results]
     groups = [group[0] for group in charter.asked_together]
     full = sum(len(charter.items(metric, "search") or ()) for metric in groups)
     stopped = [trial.chance for trial in trials if trial.chance is not None]
@@ -133,7 +135,14 @@ def content_of(study: Study) -> Content:
     from evomerge.report.page import Content
 
     trials = study.trials()
-    measured = [t for t in trials if t.values() is not None and t.chance is None]
+    front = frozenset(trial.number for trial in study.front(chosen_on(trials)))
+    measured = [
+        trial
+        for trial in trials
+        if trial.values() is not None
+        and (trial.chance is None or trial.number in front)
+        and not is_control(trial)
+    ]
     volumes = {point.trial: point.hypervolume for point in study.history()}
     volume = study.hypervolume()
     facts = [("trials", f"{len(measured)} measured of {len(trials)}")]
@@ -146,12 +155,15 @@ def content_of(study: Study) -> Content:
         facts.append(
             ("items", f"{spent} of {whole}" + (f" ({spent / whole:.0%})" if whole else ""))
         )
+    compared = compare(study)
+    if compared is not None:
+        facts.append(("control", str(compared)))
     facts.append(("seed", str(study.seed)))
     return Content(
         name=study.name,
         goals=study.goals,
         measured=measured,
-        front=frozenset(trial.number for trial in study.front(chosen_on(trials))),
+        front=front,
         hypervolumes=[volumes.get(trial.number) for trial in measured],
         facts=facts,
     )

@@ -33,6 +33,7 @@ _FLOOR = 0.25  # of the mean disagreement, which every item has at least
 _BLUR = 0.5  # of the margins' std; what a margin says of a score is smoothed by it
 _FOLDS = 8
 _DOUBT, _DOUBTED = 1.3, 8.0  # the errors' prior factor, and how many trials it counts as
+_PAIRED = 4.0  # items that the variance of a difference is drawn to the trials' by
 _DRAWS = 2000
 
 
@@ -232,9 +233,15 @@ def standing(
 
 
 def _paired_errors(table: ItemsTable, places: Places, items: ItemLosses) -> Array:
-    """``(n,)``: standard errors over items of the candidate's loss less each trial's."""
-    apart = items.losses - table.losses[:, places]
-    return np.asarray(apart.std(axis=1, ddof=1) / np.sqrt(table.losses.shape[1]))
+    """``(n,)``: standard errors over items of the candidate's loss less each trial's.
+
+    The variances are drawn to that between two of the trials: few items may show no difference.
+    """
+    count = len(places)
+    typical = 2.0 * float(table.losses.var(axis=0).mean())
+    apart = (items.losses - table.losses[:, places]).var(axis=1)
+    variances = (count * apart + _PAIRED * typical) / (count + _PAIRED)
+    return np.asarray(np.sqrt(variances / table.losses.shape[1]))
 
 
 def _violations(losses: Array, limits: Sequence[float]) -> Array:

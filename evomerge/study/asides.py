@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from evomerge.study.database import Database
 
 PREFER = "prefer "
-"""What the origin of such a trial begins with."""
+"""What the origin of a trial for other preferences begins with."""
+
+CONTROL = "control"
+"""The origin of a trial of the control, see `evomerge.study.control`."""
 
 
 def load_asides(database: Database) -> list[int]:
     """Their numbers, ascending; in a fork they are carried over as others' points, and seen."""
     rows = database.rows(
         "SELECT number FROM candidates WHERE own = 0 AND point IS NULL "
-        "AND substr(origin, 1, ?) = ? ORDER BY number",
-        [len(PREFER), PREFER],
+        "AND (substr(origin, 1, ?) = ? OR origin = ?) ORDER BY number",
+        [len(PREFER), PREFER, CONTROL],
     )
     return [number for (number,) in rows]
 

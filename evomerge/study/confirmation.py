@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evomerge import pareto
-from evomerge.goals import Goal, losses
+from evomerge.errors import UsageError
+from evomerge.goals import Goal, losses, violation
 from evomerge.space import Array
+from evomerge.study.control import control_front, is_control
+from evomerge.study.references import is_reference
 from evomerge.trial import Split, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -24,12 +27,6 @@ MOST = 16
 """How many of the search front are confirmed; the largest contributions first."""
 
 SPLITS: tuple[Split, ...] = ("selection", "test")
-
-
-def is_reference(trial: Trial) -> bool:
-    """Whether it is the base, a parent or the uniform average."""
-    origin = trial.candidate.origin
-    return origin in ("base", "uniform") or origin.startswith("parent ")
 
 
 def nominees(
@@ -55,11 +52,45 @@ def unmeasured(study: Study, only: int | None = None) -> list[tuple[Trial, tuple
     """
     held_out = [split for split in SPLITS if _is_measurable(study, split)]
     if only is None:
-        chosen = nominees(study.goals, study.trials(), study.front(), study.reference_point)
+        goals, trials, reference = study.goals, study.trials(), study.reference_point
+        chosen = nominees(goals, trials, study.front(), reference)
+        chosen += promising(study, trials)
+        if any(map(is_control, trials)):
+            by_control = _largest(goals, control_front(study, "search"), reference)
+            chosen += [trial for trial in by_control if is_control(trial)]
     else:
         chosen = [trial for trial in (study.trial(only),) if trial.state is TrialState.DONE]
     found = [(trial, tuple(s for s in held_out if s not in trial.results)) for trial in chosen]
     return [(trial, splits) for trial, splits in found if splits]
+
+
+def promising(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """Trials that lost their races, and are on the front by what the surrogate says of all."""
+    if all(trial.chance is None for trial in trials):
+        return []
+    from evomerge.study.foresight import foresee
+
+    try:
+        foresight = foresee(study)
+    except UsageError:  # too few trials, or all alike
+        return []
+    known = [t for t in trials if t.state is TrialState.DONE and t.candidate.point is not None]
+    table = foresight.losses(known)
+    front = np.flatnonzero(pareto.non_dominated(table))
+    stopped = [row for row in front if known[row].chance is not None]
+    reference = study.reference_point
+    if len(stopped) > MOST and reference is not None:
+        worth = pareto.contributions(table[front], reference)[np.isin(front, stopped)]
+        stopped = [stopped[i] for i in np.argsort(-worth, kind="stable")]
+    return [known[row] for row in stopped[:MOST]]
+
+
+def is_feasible(study: Study) -> bool:
+    """Whether a trial of the front meets all limits; the confirmed front, where there is one."""
+    split: Split = "selection" if study.front("selection") else "search"
+    return any(
+        violation(study.goals, trial.values(split) or {}) == 0 for trial in study.front(split)
+    )
 
 
 def items_of(study: Study, split: Split) -> dict[str, tuple[int, ...] | None]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from evomerge.errors import UsageError
 from evomerge.randomness import generator
+from evomerge.space import Array
 from evomerge.study.asides import PREFER
 from evomerge.trial import Candidate, Trial, TrialState
 
@@ -52,6 +53,11 @@ class Foresight:
         prediction = self.surrogate.predict(point[None])
         rows = zip(self.study.goals, prediction.mean[0], prediction.std[0], strict=True)
         return {g.metric: {"mean": float(g.sign * m), "std": float(s)} for g, m, s in rows}
+
+    def losses(self, trials: Sequence[Trial]) -> Array:
+        """Of trials with points, ``(n, m)``, without the noise of their measurements."""
+        points = [trial.candidate.point for trial in trials if trial.candidate.point is not None]
+        return self.surrogate.predict(np.array(points)).mean
 
     def prefer(self, weights: Mapping[str, float]) -> Trial:
         """The trial with the merge that the surrogate thinks best; added, if there is none yet.

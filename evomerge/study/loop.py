@@ -16,8 +16,8 @@ from pathlib import Path
 
 from evomerge.errors import EvomergeError, ObjectiveError
 from evomerge.faults import reach
-from evomerge.goals import violation
 from evomerge.study import confirmation
+from evomerge.study.control import next_control
 from evomerge.study.costs import Costs, probe_job
 from evomerge.study.events import (
     AttemptBegan,
@@ -82,6 +82,7 @@ def run(
     workers: int | None = None,
     trials: int | None = None,
     only: int | None = None,
+    control: bool = False,
     on_event: OnEvent = lambda event: None,
     grace: float = GRACE,
 ) -> RunResult:
@@ -97,6 +98,7 @@ def run(
         trials: a budget in place of the campaign's.
         only: a trial to measure and confirm, whatever the budgets of trials and hours say; nothing
             is asked, and no other trial is touched.
+        control: measure a random search of as many trials after the search.
         on_event: told of every step; what it raises ends the run.
         grace: seconds that attempts have to finish after the first Ctrl-C.
 
@@ -117,6 +119,8 @@ def run(
         )
         try:
             ending = session.search()
+            if control and ending in (Ending.FINISHED, Ending.OUT_OF_TIME):
+                ending = session.control() or ending
             if ending in (Ending.FINISHED, Ending.OUT_OF_TIME):
                 ending = session.confirm() or ending
         except KeyboardInterrupt:
@@ -125,15 +129,7 @@ def run(
             interrupts.ignore()
             session.close()
     why = session.spent or "" if ending is Ending.OUT_OF_SPEND else interrupts.why
-    return RunResult(ending, why, is_feasible(study), dict(session.unconfirmed))
-
-
-def is_feasible(study: Study) -> bool:
-    """Whether a trial of the front meets all limits; the confirmed front, where there is one."""
-    split: Split = "selection" if study.front("selection") else "search"
-    return any(
-        violation(study.goals, trial.values(split) or {}) == 0 for trial in study.front(split)
-    )
+    return RunResult(ending, why, confirmation.is_feasible(study), dict(session.unconfirmed))
 
 
 def _terms(study: Study) -> Terms:
@@ -211,13 +207,20 @@ class _Session:
         finished = self._only is not None or (self._study.exhausted and not self._out_of_time())
         return Ending.FINISHED if finished else Ending.OUT_OF_TIME
 
+    def control(self) -> Ending | None:
+        """Measure the control's trials; None unless it was stopped."""
+        return self._driven("search", self._next_of_control)
+
     def confirm(self) -> Ending | None:
         """Measure the nominees on the held-out items; None unless it was stopped."""
         self._to_confirm.extend(self._unmeasured())
         self._emit(PhaseBegan("confirmation", len(self._to_confirm), self._workers))
-        stopped = self._drive(
+        return self._driven(
             "confirmation", lambda: self._to_confirm.popleft() if self._to_confirm else None
         )
+
+    def _driven(self, phase: Phase, next_task: Callable[[], _Task | None]) -> Ending | None:
+        stopped = self._drive(phase, next_task)
         if self.spent and not stopped:
             return Ending.OUT_OF_SPEND
         return Ending.STOPPED if stopped else None
@@ -272,6 +275,10 @@ class _Session:
             return None
         with self._interrupts.breakable():
             candidate = self._study.ask_next()
+        return None if candidate is None else _Task(candidate, ("search",))
+
+    def _next_of_control(self) -> _Task | None:
+        candidate = next_control(self._study)
         return None if candidate is None else _Task(candidate, ("search",))
 
     def _affordable(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from evomerge.errors import StudyDamagedError
 from evomerge.space import Array
+from evomerge.study.asides import CONTROL
 from evomerge.study.database import Database, Row
 from evomerge.study.records import AttemptRecord
 from evomerge.study.schema import RACES
@@ -84,12 +85,18 @@ def _load_results(
 
 
 def load_values(database: Database, split: Split) -> dict[int, dict[str, float]]:
-    """Means by metric of all trials measured on all of a split, by number, ascending."""
+    """Means by metric of all trials measured on all of a split, by number, ascending.
+
+    Trials of the control are left out.
+    """
     values: dict[int, dict[str, float]] = {}
-    stopped = "SELECT number FROM trials WHERE chance IS NOT NULL"
-    part = f"AND trial NOT IN ({stopped})" if database.version >= RACES else ""
+    beside = "SELECT number FROM candidates WHERE own = 0 AND point IS NULL AND origin = ?"
+    if split == "search" and database.version >= RACES:
+        beside += " UNION SELECT number FROM trials WHERE chance IS NOT NULL"
     for trial, metric, mean in database.rows(
-        f"SELECT trial, metric, mean FROM results WHERE split = ? {part} ORDER BY trial", [split]
+        "SELECT trial, metric, mean FROM results "
+        f"WHERE split = ? AND trial NOT IN ({beside}) ORDER BY trial",
+        [split, CONTROL],
     ):
         values.setdefault(trial, {})[metric] = mean
     return values
