@@ -11,6 +11,7 @@ merges are measured a second.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class World:
 @cache
 def world() -> World:
     """Trained once per machine, in a minute or two."""
-    return kept("language", [training, skills, texts], _trained)
+    return kept("language", [training, skills, texts, sys.modules[__name__]], _trained)
 
 
 def _trained() -> World:
