@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from problem import ranks
 
 from evomerge.space import Array
 
@@ -70,8 +71,5 @@ class Merger:
 
 
 def _places(tensor: np.ndarray) -> np.ndarray:
-    """Each entry's place by magnitude in its tensor: 0 for the largest, below 1 for the least."""
-    order = np.argsort(-np.abs(tensor), axis=None, kind="stable")
-    found = np.empty(tensor.size, dtype=np.float32)
-    found[order] = np.arange(tensor.size) / tensor.size
-    return found
+    """Each entry's rank as a share: 0 for the largest, below 1 for the least."""
+    return (ranks(tensor) / tensor.size).astype(np.float32)

@@ -145,3 +145,11 @@ class Remembered:
     def values(self, point: Array, *, unseen: bool = False) -> Array:
         """See `Problem`."""
         return np.array([-one.losses.mean() for one in self.items(point, unseen=unseen)])
+
+
+def ranks(tensor: np.ndarray) -> np.ndarray:
+    """Each entry's place by magnitude in its tensor, 0 is the largest."""
+    order = np.argsort(-np.abs(tensor), axis=None, kind="stable")
+    found = np.empty(tensor.size, dtype=np.int32)
+    found[order] = np.arange(tensor.size, dtype=np.int32)
+    return found.reshape(tensor.shape)
