@@ -3,17 +3,20 @@
 Each takes a tensor of a model as one long vector. All that these methods need is how the vectors
 lie to each other, their inner products; from those come one factor per vector, and the result is
 the sum of the vectors times their factors. So the geometry is done on a handful of numbers, in
-float64. The vectors of all models are in memory at once.
+float64; one pass over the tensor finds the inner products, another adds the vectors up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from evomerge.merging.method import Chunk, Field, Settings, Traits, counting, per_group, per_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Gram = Sequence[Sequence[float]]
 Factors = Callable[[Gram, Sequence[float]], Sequence[float]]
@@ -51,21 +54,30 @@ class Directions:
     def densities(self, settings: Settings) -> None:
         """None: nothing is dropped."""
 
+    def survey(self, chunks: Callable[[], Iterator[Chunk]], used: tuple[int, ...]) -> Gram:
+        """The inner products of a tensor's vectors; nothing of one alone."""
+        from evomerge.merging.reductions import add_products  # needs torch; recipes read this
+
+        products = [[0.0] * len(used) for _ in used]
+        for chunk in chunks() if len(used) > 1 else ():
+            vectors = [chunk.spare(f"model {i}").copy_(self._vector(chunk, i)) for i in used]
+            add_products(products, vectors)
+        return products
+
     def combine(self, chunk: Chunk, settings: Settings) -> None:
         """The sum of factor times vector."""
-        from evomerge.merging.reductions import gram  # needs torch; recipes read this module
-
         used, shares = self.used(settings), self.shares(settings)
         if len(used) == 1:
             chunk.total.copy_(chunk.model(used[0]))
             return
-        source = chunk.model if self.of == "models" else chunk.vector
-        vectors = [chunk.spare(f"model {i}").copy_(source(i)) for i in used]
-        factors = self.factors(gram(vectors), [shares[i] for i in used])
+        factors = self.factors(chunk.found, [shares[i] for i in used])
         if self.of == "models":
             chunk.total.zero_()
-        for vector, factor in zip(vectors, factors, strict=True):
-            chunk.total.add_(vector.mul_(factor))
+        for i, factor in zip(used, factors, strict=True):
+            chunk.total.add_(self._vector(chunk, i).mul_(factor))
+
+    def _vector(self, chunk: Chunk, model: int) -> Tensor:
+        return chunk.model(model) if self.of == "models" else chunk.vector(model)
 
 
 def slerp(products: Gram, shares: Sequence[float]) -> Sequence[float]:
@@ -221,7 +233,7 @@ _SHARE = Field(
     source="equal shares where the method was published",
     limits=(0.0, math.inf),
 )
-_ANY = Traits(whole=True)
+_ANY = Traits(local=True)
 
 SLERP = Directions(
     "slerp",
@@ -230,7 +242,7 @@ SLERP = Directions(
     _by_fraction,
     slerp,
     "models",
-    Traits(whole=True, fewest=2, most=2, parents=False),
+    Traits(local=True, fewest=2, most=2, parents=False),
 )
 NUSLERP = Directions(
     "nuslerp",
@@ -239,7 +251,7 @@ NUSLERP = Directions(
     _by_weight,
     slerp,
     "task vectors",
-    Traits(whole=True, fewest=2, most=2),
+    Traits(local=True, fewest=2, most=2),
 )
 KARCHER = Directions(
     "karcher",

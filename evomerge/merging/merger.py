@@ -185,7 +185,7 @@ class Merger:
         with CheckpointWriter(
             folder, layout, shard_size=shard_size, ordered=digests, stems=self.base.stems
         ) as writer:
-            if method.traits.whole:
+            if method.traits.whole or method.traits.local:
                 self.spread(write_one, words)
             else:
                 threads = allowed_threads()
@@ -330,7 +330,8 @@ class Merger:
         form = formula(method, settings, kept) if self.fits(inputs, used, word) else None
         found = None
         if isinstance(method, Surveying):
-            found = self._pool.survey(method, plan, used, self._inputs)
+            tensor = inputs.name if method.traits.local else None
+            found = self._pool.survey(method, plan, used, self._inputs, tensor)
         if method.traits.adapters:
             found = joined(method, settings, inputs)
         sums = summed(method, settings, kept, inputs, word) if self.compiled else None

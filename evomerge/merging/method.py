@@ -6,8 +6,10 @@ of settings, the listings. Nothing here loads torch, so that recipes can be read
 Most methods are elementwise: each entry of the merged tensor depends on the same entry of the base
 and of the models, on the sparsifier's thresholds, which come from whole tensors
 (`evomerge.merging.magnitudes`), and on random numbers that have addresses. So tensors are merged in
-chunks, and nothing about the chunks shows in the result. Methods that need norms, ranks or angles
-say so (`Traits.whole`) and get the tensor as one chunk; memory then grows with the largest tensor.
+chunks, and nothing about the chunks shows in the result. Methods that need angles find them in a
+pass of their own over the tensor (`Traits.local`). Those that need norms or ranks of what they make
+get the tensor as one chunk (`Traits.whole`); memory then grows with the largest tensor, but not
+with the models.
 
 A few methods rank over the whole model, as their papers do: their thresholds come from all tensors
 together (`Traits.pooled`), and what else they must know they find by a `Surveying.survey`. Both are
@@ -79,6 +81,7 @@ class Traits:
 
     Attributes:
         whole: `MergeMethod.combine` needs all entries of a tensor in one chunk.
+        local: what the method surveys (`Surveying`) is each tensor, not the whole model.
         fewest, most: models that it takes; None is any number.
         parents: weights of 0 give the base, and a weight of 1 for one model alone gives that
             model, at density 1 and scaling 1.
@@ -89,6 +92,7 @@ class Traits:
     """
 
     whole: bool = False
+    local: bool = False
     fewest: int = 1
     most: int | None = None
     parents: bool = True
@@ -191,14 +195,15 @@ class MergeMethod(Protocol):
 
 @runtime_checkable
 class Surveying(Protocol):
-    """A method that looks at the whole model before it merges any tensor."""
+    """A method that looks at the whole model, or at all of a tensor, before it merges any entry."""
 
     def survey(self, chunks: Callable[[], Iterator[Chunk]], used: tuple[int, ...]) -> Any:
         """What `Chunk.found` will be where these models are used.
 
         Args:
-            chunks: makes a new iterator over chunks of all tensors that are merged, always the
-                same ones in the same order; their vectors are whole, whatever the densities.
+            chunks: makes a new iterator over chunks of all tensors that are merged, or of one
+                (`Traits.local`), always the same ones in the same order; their vectors are whole,
+                whatever the densities.
             used: as `MergeMethod.used` says; all that the result may depend on.
         """
         ...

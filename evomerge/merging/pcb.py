@@ -62,26 +62,35 @@ class Pcb:
         """Scores first, then the mean that they weigh."""
         used = self.used(settings)
         weights, kept = per_model(settings, "weight"), per_model(settings, "density")
-        cut = {i: _cut(chunk.spare(f"cut {i}").copy_(chunk.vector(i))) for i in used}
-        units = {i: _unit(chunk.spare(f"unit {i}").copy_(cut[i])) for i in used}
+        ends = {i: _ends(chunk.vector(i).abs_()) for i in used}
+
+        def cut(i: int) -> Tensor:
+            """Made anew each time: memory does not grow with the models."""
+            return _cut(chunk.vector(i), ends[i])
+
         above, below = chunk.spare("above").zero_(), chunk.spare("below").zero_()
         for i in used:
+            unit = chunk.spare("unit").copy_(_unit(cut(i)))
             score = chunk.spare("score").zero_()
             for j in used:
-                score.add_(chunk.spare("part").copy_(units[i]).mul_(units[j]).tanh_())
-            score.mul_(chunk.spare("part").copy_(units[i]).square_().mul_(len(used)).exp_())
+                score.add_(_unit(cut(j)).mul_(unit).tanh_())
+            score.mul_(unit.square_().mul_(len(used)).exp_())
             score.clamp_(min=_at(score, 1 - kept[i]))
             _minmax(score)
             below.add_(score)
-            above.add_(score.mul_(cut[i]).mul_(weights[i]))
+            above.add_(score.mul_(cut(i)).mul_(weights[i]))
         chunk.total.add_(above.div_(below.masked_fill_(below == 0, 1.0)))
 
 
-def _cut(vector: Tensor) -> Tensor:
-    """Magnitudes between their outer quantiles, signs as they were; in place."""
-    sizes = vector.abs()
-    low, high = _at(sizes, OUTLIERS), _at(sizes, 1 - OUTLIERS)
-    return vector.sign_().mul_(sizes.clamp_(low, high))
+def _ends(sizes: Tensor) -> tuple[float, float]:
+    """The outer quantiles of magnitudes."""
+    return _at(sizes, OUTLIERS), _at(sizes, 1 - OUTLIERS)
+
+
+def _cut(vector: Tensor, ends: tuple[float, float]) -> Tensor:
+    """Magnitudes between two ends, signs as they were; in place."""
+    sizes = vector.abs().clamp_(*ends)
+    return vector.sign_().mul_(sizes)
 
 
 def _unit(vector: Tensor) -> Tensor:

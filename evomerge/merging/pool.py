@@ -7,6 +7,7 @@ so a change of one group's numbers changes no other group, and all is found once
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
@@ -62,16 +63,22 @@ class Pool:
         plan: MergePlan,
         used: tuple[int, ...],
         inputs_of: Callable[[str, MergePlan], Inputs],
+        tensor: str | None,
     ) -> Any:
-        """What the method found with these models; each set of models is surveyed once."""
+        """What the method found with these models; each set of models is surveyed once.
+
+        Args:
+            tensor: the only one that is surveyed; by one thread at a time. None for all.
+        """
+        names = self._names if tensor is None else (tensor,)
 
         def chunks() -> Iterator[Stretch]:
             scratch = Scratch()
-            for name in self._names:
+            for name in names:
                 yield from stretches(inputs_of(name, plan), used, scratch)
 
-        key = (plan.method, plan.models, used)
-        with self._lock:
+        key = (plan.method, plan.models, used, tensor)
+        with self._lock if tensor is None else nullcontext():
             if key not in self._surveys:
                 self._surveys[key] = method.survey(chunks, used)
             return self._surveys[key]

@@ -28,19 +28,17 @@ def scaled_to(wanted: float, vector: Tensor) -> Tensor:
     return vector.mul_(wanted / found) if found else vector
 
 
-def dot(first: Tensor, second: Tensor) -> float:
-    """The inner product of two ``(n,)``."""
+def dot(first: Tensor, second: Tensor, before: float = 0.0) -> float:
+    """The inner product of two ``(n,)``; added to that of the entries before, if there are any."""
     pairs = zip(_blocks(first), _blocks(second), strict=True)
-    return sum((a.double() * b.double()).sum().item() for a, b in pairs)
+    return sum(((a.double() * b.double()).sum().item() for a, b in pairs), start=before)
 
 
-def gram(vectors: Sequence[Tensor]) -> list[list[float]]:
-    """All inner products, ``(k, k)``."""
-    found = [[0.0] * len(vectors) for _ in vectors]
+def add_products(products: list[list[float]], vectors: Sequence[Tensor]) -> None:
+    """Add the inner products of all pairs of a stretch of vectors to those before, ``(k, k)``."""
     for i, first in enumerate(vectors):
         for j in range(i + 1):
-            found[i][j] = found[j][i] = dot(first, vectors[j])
-    return found
+            products[i][j] = products[j][i] = dot(first, vectors[j], products[i][j])
 
 
 def _blocks(vector: Tensor) -> list[Tensor]:

@@ -15,6 +15,7 @@ With weights 1 this is the paper's form. Models of weight 0 take no part in the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from evomerge.merging.sparsified import weight
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Terms = Callable[[], Iterator[Tensor]]
 
 _FIELDS = (
     weight(0.0, "1 in the paper"),
@@ -65,39 +68,46 @@ class Sce:
         from evomerge.merging.reductions import dot  # needs torch; recipes read this module
 
         weights, used = per_model(settings, "weight"), self.used(settings)
-        terms = [chunk.spare(f"model {i}").copy_(chunk.vector(i)).mul_(weights[i]) for i in used]
-        if per_group(settings, "density") < 1:
-            mask = _selected(chunk, terms, per_group(settings, "density"))
-            terms = [term.mul_(mask) for term in terms]
-        squares = [dot(term, term) for term in terms]
+
+        def terms() -> Iterator[Tensor]:
+            """One after another, made anew: memory does not grow with the models."""
+            return (chunk.vector(i).mul_(weights[i]) for i in used)
+
+        density = per_group(settings, "density")
+        mask = _selected(chunk, terms, len(used), density) if density < 1 else None
+
+        def kept() -> Iterator[Tensor]:
+            return terms() if mask is None else (term.mul_(mask) for term in terms())
+
+        squares = [dot(term, term) for term in kept()]
         if sum(squares) != 0:  # NaN too
-            _add(chunk, terms, [square / sum(squares) for square in squares])
+            _add(chunk, kept, [square / sum(squares) for square in squares])
 
 
-def _selected(chunk: Chunk, terms: list[Tensor], density: float) -> Tensor:
+def _selected(chunk: Chunk, terms: Terms, models: int, density: float) -> Tensor:
     """1 for the entries that vary most, else 0."""
     mean = chunk.spare("mean").zero_()
-    for term in terms:
+    for term in terms():
         mean.add_(term)
-    mean.div_(len(terms))
-    variance, part = chunk.spare("variance").zero_(), chunk.spare("part")
-    for term in terms:
-        variance.add_(part.copy_(term).sub_(mean).square_())
+    mean.div_(models)
+    variance = chunk.spare("variance").zero_()
+    for term in terms():
+        variance.add_(term.sub_(mean).square_())
     varied = int(variance.count_nonzero())
     kept = max(1, int(density * varied)) if varied else 0
     order = variance.argsort(descending=True, stable=True)
     return mean.zero_().index_fill_(0, order[:kept], 1.0)
 
 
-def _add(chunk: Chunk, terms: list[Tensor], shares: list[float]) -> None:
+def _add(chunk: Chunk, terms: Terms, shares: list[float]) -> None:
     """The elected mean with these shares; factors of 0 and 1 choose, which keep NaN visible."""
     elected = chunk.spare("elected").zero_()
-    for term in terms:
+    for term in terms():
         elected.add_(term)
     elected.sign_()
     above, below = chunk.spare("above").zero_(), chunk.spare("below").zero_()
     agrees = chunk.spare("part")
-    for term, share in zip(terms, shares, strict=True):
+    for term, share in zip(terms(), shares, strict=True):
         agrees.copy_(term).sign_().mul_(elected).clamp_(min=0)
         below.add_(agrees, alpha=share)
         above.add_(agrees.mul_(term).mul_(share))

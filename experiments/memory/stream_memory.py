@@ -32,6 +32,8 @@ ROW = 4096
 METHODS = {
     "sparse_signed": {"weight": (0.6, -0.3, 0.8), "density": (0.2, 0.5, 0.9)},
     "ties": {"weight": (1.0, 1.0, 1.0), "density": (0.2, 0.2, 0.2), "scaling": 1.0},
+    "model_stock": {"weight": (1.0, 1.0, 1.0)},
+    "karcher": {"weight": (1.0, 1.0, 1.0)},
 }
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -238,6 +240,41 @@ def drop(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def read_all(folder: Path, requests: int, size: int, *, direct: bool) -> float:
+    """Seconds in which the inputs are read from the disk and thrown away: no merge takes less.
+
+    Args:
+        requests: under way at the same time.
+        size: of each, in bytes.
+    """
+    drop(folder)
+    flags = os.O_RDONLY | (os.O_DIRECT if direct else 0)
+    files = [os.open(path, flags) for path in sorted(folder.glob("*/*.safetensors"))]
+    pieces = [(f, at) for f in files for at in range(0, os.fstat(f).st_size, size)]
+    idle = [mmap.mmap(-1, size) for _ in range(requests)]
+
+    def read(piece: tuple[int, int]) -> None:
+        room = idle.pop()
+        os.preadv(piece[0], [room], piece[1])
+        idle.append(room)
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(requests) as pool:
+        list(pool.map(read, pieces))
+    seconds = time.perf_counter() - begin
+    for file in files:
+        os.close(file)
+    return seconds
+
+
+READING = {
+    "plain, 4 of 8 MB": (4, 2**23, False),
+    "direct, 4 of 8 MB": (4, 2**23, True),
+    "direct, 16 of 2 MB": (16, 2**21, True),
+    "direct, 32 of 8 MB": (32, 2**23, True),
+}
+
+
 def cold(folder: Path, rounds: int) -> None:
     """The streamed merge against one that computes right out of memory maps, in one thread."""
     models = folder / "whole"
@@ -270,13 +307,19 @@ def cold(folder: Path, rounds: int) -> None:
 
     for method in METHODS:
         walls: dict[bool, list[float]] = {False: [], True: []}
+        bare: dict[str, list[float]] = {how: [] for how in READING}
         for turn in range(rounds + 1):
             for mapped in walls:
                 seconds = merged(method, mapped)
                 if turn:
                     walls[mapped].append(seconds)
+            for how, (requests, size, direct) in READING.items() if turn else ():
+                bare[how].append(read_all(models, requests, size, direct=direct))
         ours, maps = (statistics.median(walls[mapped]) for mapped in (False, True))
         print(f"cold, {method}: {ours:.2f} s, by maps {maps:.2f} s: {maps / ours:.1f} x")
+        for how, times in bare.items():
+            least = statistics.median(times)
+            print(f"  reading alone, {how}: {least:.2f} s, so at most {maps / least:.1f} x")
 
 
 def main() -> None:

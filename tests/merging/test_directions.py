@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.merging.entries import STRETCH, Stretch
 from evomerge.merging.merger import Merger
 from evomerge.merging.method import Settings
 
@@ -107,3 +108,26 @@ def test_model_stock(
 ) -> None:
     found = merge(store, "model_stock", {"weight": weights}, [1.0, 0.0], second)
     assert found == pytest.approx(expected, abs=3e-7)
+
+
+def test_angles_are_those_of_whole_tensors_and_found_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model Stock of two over a base of 0: t = 2 cos / (1 + cos), over three stretches."""
+    generator = torch.Generator().manual_seed(0)
+    count = 2 * STRETCH + 7
+    vectors = [torch.randn(count, generator=generator) + torch.ones(count) for _ in range(2)]
+    models = {f"m{i}": store({"t": vector}) for i, vector in enumerate(vectors)}
+    merger = Merger(store({"t": torch.zeros(count)}), models)
+    read: list[int] = []
+    made = Stretch.__init__
+    monkeypatch.setattr(Stretch, "__init__", lambda *a: read.append(0) or made(*a))  # type: ignore[func-returns-value]
+    found = merger.tensor("t", {"weight": (1.0, 1.0)}, "model_stock")
+    first = len(read)
+    again = merger.tensor("t", {"weight": (1.0, 3.0)}, "model_stock")
+    cosine = float(torch.cosine_similarity(*(v.double() for v in vectors), dim=0))
+    ratio = 2 * cosine / (1 + cosine)
+    expected = ratio * (vectors[0].double() + vectors[1].double()) / 2
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(found, again)
+    assert (first, len(read) - first) == (3 + 1, 1)  # three stretches looked at, one chunk merged
