@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +19,11 @@ from evomerge.errors import CheckpointError, UsageError
 from evomerge.objectives.models import load_model
 from evomerge.objectives.subject import LanguageModel, LiveModel, Prefix, Reader
 from evomerge.recipe.logit_fusion import FusionFile, LogitFusion, Mode
-from evomerge.recipe.logit_fusion_checks import token_conflict
+from evomerge.recipe.logit_fusion_checks import token_conflict, token_table
+
+if TYPE_CHECKING:
+    from evomerge.objectives.endpoint.client import Client
+    from evomerge.objectives.remote_language import RemoteLanguage
 
 LARGEST = 2.0
 """Of the scales that ``matched`` chooses from."""
@@ -182,10 +187,11 @@ class Ensemble:
     """The models of a fusion, loaded.
 
     Attributes:
+        large: or what asks for it, where it is behind an API.
         models: the small ones by name.
     """
 
-    large: LiveModel
+    large: LiveModel | RemoteLanguage
     base: LiveModel
     models: Mapping[str, LiveModel]
     mode: Mode
@@ -201,23 +207,32 @@ class Ensemble:
 
         Raises:
             CheckpointError: if a model is broken, or the tokenizers differ.
-            UsageError: if one is no causal language model.
+            UsageError: if one is no causal language model, or an API's options are not in order.
         """
         for path in (base, *models.values()):
-            conflict = token_conflict(fusion.large, path)
+            conflict = token_conflict(fusion.large or base, path)
             if conflict is not None:
                 raise CheckpointError(conflict)
-        return cls(
-            load_model(fusion.large, dtype=dtype),
-            load_model(base, dtype=dtype),
-            {name: load_model(path, dtype=dtype) for name, path in models.items()},
-            fusion.mode,
-        )
+        small = load_model(base, dtype=dtype)
+        large: LiveModel | RemoteLanguage
+        if fusion.large is not None:
+            large = load_model(fusion.large, dtype=dtype)
+        else:
+            from evomerge.objectives.remote_language import RemoteLanguage
+
+            large = RemoteLanguage(fusion.server or {}, _language(small), token_table(base))
+        loaded = {name: load_model(path, dtype=dtype) for name, path in models.items()}
+        return cls(large, small, loaded, fusion.mode)
 
     @classmethod
     def of_file(cls, file: FusionFile) -> Ensemble:
         """Load the models that an exported file names; as `load` raises."""
         return cls.load(file.fusion, file.base, file.models, dtype=file.dtype)
+
+    @property
+    def client(self) -> Client | None:
+        """Of the large model's API; None where it is here."""
+        return None if isinstance(self.large, LiveModel) else self.large.client
 
     def at(self, weights: Mapping[str, float]) -> LiveModel:
         """The large model as these weights move it; small models of weight 0 are not asked.
@@ -232,11 +247,13 @@ class Ensemble:
         contexts = [one.context for one in everybody if one.context is not None]
         languages = tuple(map(_language, (self.large, *small)))
         fused = FusedLanguageModel(languages, rule, min(contexts, default=None))
-        large = self.large
-        return LiveModel(large.module, large.tokenizer, large.device, large.folder, fused)
+        one = self.large if isinstance(self.large, LiveModel) else self.base
+        return LiveModel(one.module, one.tokenizer, one.device, one.folder, fused)
 
 
-def _language(model: LiveModel) -> LanguageModel:
+def _language(model: LiveModel | RemoteLanguage) -> LanguageModel:
+    if not isinstance(model, LiveModel):
+        return model
     if model.language is None:
         raise UsageError(
             "it is no causal language model that evomerge knows; logits are fused "

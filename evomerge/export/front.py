@@ -168,7 +168,9 @@ def lineage_of(
         scores=trial.results,
         adapter=adapter,
         vocabulary=campaign.recipe.vocabulary,
-        large=None if fusion is None else parent("large", fusion.large, home=home, cache=cache),
+        large=parent("large", fusion.large, home=home, cache=cache)
+        if fusion and fusion.large
+        else None,
         mode=None if fusion is None else fusion.mode,
     )
 

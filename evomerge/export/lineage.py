@@ -123,7 +123,7 @@ class Lineage:
 
         A full checkpoint, an adapter of at most some rank, or a fusion of logits in some mode.
         """
-        if self.large is not None:
+        if self.mode is not None:
             return ["logit_fusion", self.mode]
         return ["full"] if self.adapter is None else ["lora", self.adapter.wanted]
 

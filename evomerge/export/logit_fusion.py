@@ -32,7 +32,8 @@ def write_fusion(fusion: FusionFile, lineage: Lineage, target: Path) -> Path:
     Returns:
         The target.
     """
-    paths = (fusion.fusion.large, fusion.base, *fusion.models.values())
+    large = fusion.fusion.large
+    paths = (*([large] if large else ()), fusion.base, *fusion.models.values())
     # Relative, as far as that goes: a published folder says little of the machine.
     spoken = {path: os.path.relpath(path.resolve(), target.resolve()) for path in paths}
     with staged_folder(target) as folder:

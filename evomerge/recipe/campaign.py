@@ -131,8 +131,8 @@ class Campaign:
 
     def model_paths(self) -> dict[str, Path]:
         """Where all models lie that decide results, by name; the base is ``base``."""
-        fusion = {} if self.logit_fusion is None else {LARGE: self.logit_fusion.large}
-        return {"base": self.recipe.base, **self.recipe.models, **fusion}
+        large = self.logit_fusion and self.logit_fusion.large
+        return {"base": self.recipe.base, **self.recipe.models, **({LARGE: large} if large else {})}
 
     def identity(self) -> dict[str, Any]:
         """What decides results, as canonical JSON; two campaigns that differ are two studies.
@@ -142,7 +142,7 @@ class Campaign:
         """
         fusion = self.logit_fusion
         return {
-            **({} if fusion is None else {"logit_fusion": fusion.mode}),
+            **({} if fusion is None else {"logit_fusion": fusion.identity()}),
             **({} if self.racing is None else {"racing": self.racing.to_json()}),
             **self.recipe.identity(),
             "goals": [

@@ -16,7 +16,19 @@ from typing import Any, Literal, cast
 from evomerge.coefficients import Coefficients, Mixing
 from evomerge.errors import CampaignError, UsageError
 from evomerge.recipe import sections
-from evomerge.recipe.reader import Section, model_path_from, number, path_from, raise_all, word
+from evomerge.recipe.reader import (
+    Parser,
+    Section,
+    error,
+    model_path_from,
+    nearest,
+    number,
+    path_from,
+    raise_all,
+    word,
+)
+from evomerge.recipe.sections import options
+from evomerge.recipe.specs import REACHING
 from evomerge.recipe.strict_yaml import Node, load, read
 
 Mode = Literal["static", "matched"]
@@ -24,6 +36,11 @@ MODES = ("static", "matched")
 LARGE = "logit_fusion.large"
 """What the large model is called among the inputs of a study."""
 FILE = "fusion.yaml"
+SERVER = (
+    "url", "model", "top", "echo", "extra",
+    "api_key_env", "api_key_header", "headers", "connection", "prices",
+)  # fmt: skip
+"""Options of a large model behind an API."""
 MIXING = Mixing("model")
 """What of a candidate a fusion can do: one weight per model, whole task vectors."""
 
@@ -33,23 +50,54 @@ class LogitFusion:
     """The section ``logit_fusion`` of a campaign.
 
     Attributes:
-        large: folder of the model that is moved; its tokens are those of the small models.
+        large: folder of the model that is moved; its tokens are those of the small models. None
+            where it is behind an API.
         mode: ``static`` adds the weighted differences as they are; ``matched`` scales them for
             each token, see `evomerge.objectives.logit_fusion.matching_scale`.
+        server: options of the API, see `evomerge.objectives.remote_language`; None where there
+            is a folder.
     """
 
-    large: Path
+    large: Path | None
     mode: Mode = "static"
+    server: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, part: Section | None, folder: Path) -> LogitFusion | None:
         """The section, if it is there."""
         if part is None:
             return None
-        large = part.require("large", model_path_from(folder), "the folder of the large model")
-        mode = part.get("mode", word(*MODES), "static")
+        large = part.require("large", _large_from(folder), "the folder of the large model")
+        mode = cast(Mode, part.get("mode", word(*MODES), "static"))
         part.finish()
-        return cls(large, cast(Mode, mode))
+        return cls(large, mode) if isinstance(large, Path) else cls(None, mode, large)
+
+    def identity(self) -> Any:
+        """What of it decides results beside weights: not where an API is reached, nor how; JSON."""
+        if self.server is None:
+            return self.mode
+        decides = {key: value for key, value in self.server.items() if key not in REACHING}
+        return [self.mode, decides]
+
+
+def _large_from(folder: Path) -> Parser[Path | dict[str, Any]]:
+    """A folder, or the options of an API."""
+    local = model_path_from(folder)
+
+    def parse(node: Node) -> Path | dict[str, Any]:
+        if not isinstance(node.value, Mapping):
+            return local(node)
+        for key in node.value:
+            if key not in SERVER:
+                cause = f"{key!r} is no option of a large model{nearest(key, SERVER)}"
+                raise error(cause, node.keys[key])
+        found: dict[str, Any] = options(node)
+        for key in ("url", "model"):
+            if not isinstance(found.get(key), str):
+                raise error(f"the large model's {key} is missing, a text", node)
+        return found
+
+    return parse
 
 
 def fusion_weights(candidate: Coefficients) -> dict[str, float]:
@@ -106,8 +154,10 @@ class FusionFile:
         Args:
             spoken: how the file calls each folder.
         """
+        folder, server = self.fusion.large, self.fusion.server
+        large = dict(server or {}) if folder is None else spoken[folder]
         written: dict[str, Any] = {
-            "logit_fusion": {"large": spoken[self.fusion.large], "mode": self.fusion.mode},
+            "logit_fusion": {"large": large, "mode": self.fusion.mode},
             "base": spoken[self.base],
             "models": {
                 name: {"path": spoken[path], "weight": self.weights[name]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def check_fusion(
         objectives: by metric, those that could be made.
     """
     assert campaign.logit_fusion is not None
-    large = campaign.logit_fusion.large
+    fusion, large = campaign.logit_fusion, campaign.logit_fusion.large
     whole: list[Checkpoint] = [base]
     for name, model in models.items():
         if isinstance(model, Adapter):
@@ -48,14 +50,17 @@ def check_fusion(
         else:
             whole.append(model)
     try:
-        with Checkpoint.open(large) as opened:
-            for small in whole:
-                conflict = token_conflict(large, small.path)
+        with ExitStack() as stack:
+            here = whole if large is None else [stack.enter_context(Checkpoint.open(large)), *whole]
+            for small in here[1:]:
+                conflict = token_conflict(here[0].path, small.path)
                 if conflict is not None:
                     yield refusal("logit_fusion", conflict, CheckpointError.exit_code)
-            yield from _memory(campaign, [opened, *whole])
+            yield from _memory(campaign, here)
     except EvomergeError as error:
         yield failure("logit_fusion", error)
+    if fusion.server is not None:
+        yield from _remote(fusion.server)
     yield from _space(lambda: campaign.recipe.bind(base.tensors))
     for metric, objective in objectives.items():
         if not getattr(objective, "reads_logits", False):
@@ -65,6 +70,16 @@ def check_fusion(
         yield refusal("loader", "logit fusion loads its models itself; leave off the loader")
     if campaign.export is not None and campaign.export.form == "lora":
         yield refusal("export", "a fusion of logits is no adapter; leave off `form: lora`")
+
+
+def _remote(server: Mapping[str, Any]) -> Iterator[Finding]:
+    variable = server.get("api_key_env")
+    if isinstance(variable, str) and not os.environ.get(variable):
+        yield refusal("logit_fusion", f"the environment variable {variable} is not set")
+    text = (
+        "the large model is asked for its likeliest tokens alone; what it does not tell is spread"
+    )
+    yield info("logit_fusion", f"{text} evenly, see docs/logit_fusion.md")
 
 
 def token_conflict(one: Path, other: Path) -> str | None:

@@ -195,8 +195,13 @@ def _endpoints(
         variable = client.options.api_key_env
         if variable is not None and not os.environ.get(variable):
             yield refusal(f"goal {metric}", f"the environment variable {variable} is not set")
+    large = (campaign.logit_fusion and campaign.logit_fusion.server) or {}
     priced = any(client.options.prices.known for client in clients.values())
-    yield from check_budget(campaign.budget, endpoints=bool(clients), priced=priced)
+    yield from check_budget(
+        campaign.budget,
+        endpoints=bool(clients or large),
+        priced=priced or bool(large.get("prices")),
+    )
     mixes = {metric: getattr(made[metric], "mixing", None) for metric in clients}
     with suppress(EvomergeError):  # then it was found already
         yield from check_mixing(lambda: campaign.recipe.bind(base.tensors), mixes)

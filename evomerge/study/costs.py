@@ -51,7 +51,9 @@ class Costs:
         self._study = study
         self._limits = limits_of(study.campaign)
         self._known = study.costs()
-        self._store = open_store(study.folder.resolve() / ENDPOINTS) if endpoints else None
+        fusion = study.campaign.logit_fusion
+        asks = bool(endpoints) or (fusion is not None and fusion.server is not None)
+        self._store = open_store(study.folder.resolve() / ENDPOINTS) if asks else None
         if self._store is not None:
             for attempt, charge in self._known.items():
                 self._store.carry(attempt, charge)

@@ -52,7 +52,7 @@ def read_inputs(campaign: Campaign, folder: Path) -> tuple[Input, ...]:
     recipe = campaign.recipe
     models = {f"models.{name}": path for name, path in recipe.models.items()}
     fusion = campaign.logit_fusion
-    large = {} if fusion is None else {LARGE: fusion.large}
+    large = {LARGE: fusion.large} if fusion and fusion.large else {}
     for role, path in {"base": recipe.base, **models, **large}.items():
         with open_model(path) as model:
             digests = model.digests(cache)

@@ -117,22 +117,6 @@ def test_each_token_has_a_scale_of_its_own_whatever_stands_beside_it() -> None:
     assert torch.equal(whole, torch.cat(alone))
 
 
-@pytest.fixture
-def folders(make_folder: MakeFolder) -> dict[str, Path]:
-    """A large model of more layers, a base, and a model that is the base with noise."""
-
-    def learn(tensors: dict[str, torch.Tensor]) -> None:
-        random = torch.Generator().manual_seed(3)
-        for name, tensor in tensors.items():
-            tensors[name] = tensor + 0.2 * torch.randn(tensor.shape, generator=random)
-
-    return {
-        "large": make_folder("large", num_hidden_layers=3, hidden_size=40, head_dim=10),
-        "base": make_folder("base"),
-        "math": make_folder("math", tensors=learn),
-    }
-
-
 def ensemble(folders: dict[str, Path], mode: Mode = "static") -> Ensemble:
     fusion = LogitFusion(folders["large"], mode)
     return Ensemble.load(fusion, folders["base"], {"math": folders["math"]}, dtype=None)

@@ -105,9 +105,12 @@ class Evaluator:
 def _probes(
     campaign: Campaign, measures: Iterable[Measure], subjects: Subjects, place: Path | None
 ) -> Probes | None:
-    """The endpoints among the objectives, with the study's file and budget; None without any."""
+    """The endpoints among the objectives, with the study's file and budget; None without any.
+
+    A large model behind an API pays from the same desk.
+    """
     endpoints = endpoints_of(measures)
-    if not endpoints:
+    if not endpoints and subjects.client is None:
         return None
     store = None if place is None else open_store(place)
     return Probes(endpoints, subjects, Desk(store, limits_of(campaign)))

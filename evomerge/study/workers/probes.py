@@ -67,6 +67,8 @@ class Probes:
     def __post_init__(self) -> None:
         for endpoint in self.endpoints.values():
             endpoint.client.desk = self.desk
+        if self.subjects.client is not None:
+            self.subjects.client.desk = self.desk
 
     def charge_to(self, attempt: int) -> None:
         """Who pays from now on."""

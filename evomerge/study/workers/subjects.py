@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evomerge.checkpoint.models import Model
     from evomerge.merging.live import LiveMerge
     from evomerge.merging.merger import Merger
+    from evomerge.objectives.endpoint.client import Client
     from evomerge.objectives.logit_fusion import Ensemble
     from evomerge.objectives.subject import LiveModel
     from evomerge.recipe.recipe import BoundRecipe, Reference
@@ -49,6 +50,12 @@ class Subjects:
             _ = self._merger
         if "coefficients" in needs:
             _ = self._recipe
+
+    @property
+    def client(self) -> Client | None:
+        """Of a large model behind an API; None without one."""
+        fused = self._campaign.logit_fusion is not None and "model" in self._needs
+        return self._ensemble.client if fused else None
 
     def references(self) -> tuple[Reference, ...]:
         """The base, each model, their average: what every study measures first."""
