@@ -170,7 +170,7 @@ class Digits(Merging):
         merged = [torch.from_numpy(tensor) for tensor in self._merger(weights, densities)]
         images, labels = self._unseen if unseen else self._search
         with torch.inference_mode():
-            margins = _margins(self.family.logits(merged, images).double(), labels)
+            margins = margins_of(self.family.logits(merged, images).double(), labels)
         return np.split(margins, self.models)
 
     def _tasks(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -225,7 +225,7 @@ def _trained(
     return [tensor.detach().numpy() for tensor in tensors]
 
 
-def _margins(logits: Tensor, labels: Tensor) -> Array:
+def margins_of(logits: Tensor, labels: Tensor) -> Array:
     """The logit of the right class less the largest wrong one, ``(n,)``."""
     right = logits.gather(1, labels[:, None])
     wrong = logits.scatter(1, labels[:, None], -torch.inf)

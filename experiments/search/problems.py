@@ -38,6 +38,15 @@ def _clouds(bands: int) -> Maker:
     return make
 
 
+def _pool(groups: int) -> Maker:
+    def make(goals: int, seed: int, margins: bool) -> Problem:
+        from pool import Pool
+
+        return Pool(groups, goals, seed=seed, margins=margins)
+
+    return make
+
+
 SPACES: Mapping[str, Mapping[str, Maker]] = {
     "digits4": {"models": _digits("mlp", 4, 1), "layers": _digits("mlp", 4, 4)},
     "digits8": {
@@ -48,8 +57,10 @@ SPACES: Mapping[str, Mapping[str, Maker]] = {
     "vit": {"models": _digits("vit", 4, 1), "layers": _digits("vit", 4, 4)},
     "clouds": {"models": _clouds(1), "layers": _clouds(4)},
     "language": {"models": _language(1), "layers": _language(8)},
+    "pool": {"layers": _pool(1)},
 }
-"""By landscape and space; ``models`` has 4 to 8 dimensions, ``layers`` 32 or more."""
+"""By landscape and space; ``models`` has 4 to 8 dimensions, ``layers`` 32 or more: the
+pool 64, with one weight and one density for each of 32 adapters."""
 
 
 def names() -> list[str]:
