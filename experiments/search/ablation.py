@@ -1,20 +1,23 @@
 """Evo-Merging and what is left of it without its parts, on a pool of adapters with distractors.
 
-    python experiments/search/ablation.py [--seeds 10] [--factors]
+    python experiments/search/ablation.py [--seeds 0 1 2 3 4] [--factors]
 
 The sampler `evo_merging` at its published budgets, 400 trials for the densities and 800 for the
 weights, minimises the cross-entropy on the search items. The merge of the least one is judged on
 unseen items. A part is left out by what is searched: no densities is no denoising, no weights no
 scaling (all stay at 1/N), no negative weights unsigned. With ``--factors`` adapters are added
-factor by factor, as in the authors' release, where no weight subtracts.
+factor by factor, as in the authors' release, where no weight subtracts. One line of JSON per seed
+goes to ``ablation.jsonl``; the table is of all that are there.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from campaign import run
@@ -26,6 +29,7 @@ from evomerge.space import Array, Parameter, Space
 
 SIGNED, UNSIGNED, DENSITY = (-1.5, 1.5), (0.0, 1.5), (0.0, 1.0)
 FIRST, SECOND = 400, 800  # trials
+FILE = Path(__file__).with_suffix(".jsonl")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ VARIANTS: Mapping[str, Variant] = {
     "no denoising, as long": Variant(SIGNED, False, FIRST + SECOND),
     "no scaling": Variant(None, True, FIRST),
 }
+SHOWN = ("full", "no denoising")  # whose weights are shown
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ class Numbers:
     densities: Array
 
 
-def searched(pool: Pool, variant: Variant, seed: int) -> tuple[Numbers, Numbers]:
-    """What a campaign hands over, and the numbers of its best trial of the densities' stage."""
+def searched(pool: Pool, variant: Variant, seed: int) -> tuple[Numbers, Array]:
+    """What a campaign hands over, and the densities that its first stage ended with."""
     names = [f"m{i}/0" for i in range(pool.models)]
     parameters = [Parameter(f"{n}/weight", *variant.weights) for n in names if variant.weights]
     parameters += [Parameter(f"{n}/density", *DENSITY) for n in names if variant.densities]
@@ -75,9 +80,7 @@ def searched(pool: Pool, variant: Variant, seed: int) -> tuple[Numbers, Numbers]
     problem = SearchProblem(space, 1, variant.trials, seed)
     sampler = make_sampler("evo_merging", problem, {})
     points, values = run(sampler, measure, [], variant.trials, lookahead=0)
-    last = numbers(points[-1])
-    first = Numbers(np.full(pool.models, 1 / pool.models), last.densities)
-    return numbers(points[values[:, 0].argmax()]), first
+    return numbers(points[values[:, 0].argmax()]), numbers(points[-1]).densities
 
 
 def loss_of(pool: Pool, found: Numbers, *, unseen: bool = False) -> float:
@@ -89,54 +92,74 @@ def accuracy_of(pool: Pool, found: Numbers) -> float:
     return float((margins > 0).mean())
 
 
-def lines(seeds: int, factors: bool) -> Iterator[str]:
-    """Of one way to add adapters."""
-    judged: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    densities: dict[str, list[float]] = defaultdict(list)
-    weights: dict[str, list[float]] = defaultdict(list)
-    for seed in range(seeds):
-        pool = Pool(1, 1, seed=seed, factors=factors)
-        kinds, n = np.array(pool.pool.kinds), pool.models
-        rows = {
-            "base": Numbers(np.zeros(n), np.ones(n)),
-            "uniform": Numbers(np.full(n, 1 / n), np.ones(n)),
-        }
-        singles = [Numbers(one, np.ones(n)) for one in np.eye(n)]
-        rows["best adapter"] = min(singles, key=lambda one: loss_of(pool, one))
-        for name, variant in VARIANTS.items():
-            rows[name], first = searched(pool, variant, seed)
-            if name == "full":
-                for kind in dict.fromkeys(kinds.tolist()):
-                    densities[kind] += first.densities[kinds == kind].tolist()
-                    weights[kind] += rows[name].weights[kinds == kind].tolist()
-        for name, found in rows.items():
-            judged[name].append((accuracy_of(pool, found), loss_of(pool, found, unseen=True)))
-    for name, pairs in judged.items():
-        low, middle, high = np.quantile(np.array(pairs), (0.25, 0.5, 0.75), axis=0)
+def judged(seed: int, *, factors: bool) -> dict[str, Any]:
+    """One seed: accuracy and cross-entropy by row, and what `full` found for each adapter."""
+    pool = Pool(1, 1, seed=seed, factors=factors)
+    n = pool.models
+    singles = [Numbers(one, np.ones(n)) for one in np.eye(n)]
+    rows = {
+        "base": Numbers(np.zeros(n), np.ones(n)),
+        "uniform": Numbers(np.full(n, 1 / n), np.ones(n)),
+        "best adapter": min(singles, key=lambda one: loss_of(pool, one)),
+    }
+    densities = {}
+    for name, variant in VARIANTS.items():
+        rows[name], densities[name] = searched(pool, variant, seed)
+    return {
+        "seed": seed,
+        "factors": factors,
+        "kinds": pool.pool.kinds,
+        "densities": densities["full"].tolist(),
+        "weights": {name: rows[name].weights.tolist() for name in SHOWN},
+        "rows": {
+            name: [accuracy_of(pool, found), loss_of(pool, found, unseen=True)]
+            for name, found in rows.items()
+        },
+    }
+
+
+def lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Medians and quartiles over seeds; of an adapter's numbers, over seeds and adapters."""
+    for name in found[0]["rows"]:
+        pairs = [one["rows"][name] for one in found]
+        low, middle, high = np.quantile(pairs, (0.25, 0.5, 0.75), axis=0)
         yield (
             f"  {name:22} accuracy {middle[0]:.3f} ({low[0]:.3f}-{high[0]:.3f})  "
             f"cross-entropy {middle[1]:.3f} ({low[1]:.3f}-{high[1]:.3f})"
         )
-    for kind in densities:
-        low, middle, high = np.quantile(densities[kind], (0.25, 0.5, 0.75))
-        negative = np.mean(np.array(weights[kind]) < 0)
-        yield (
-            f"  {kind:11} density {middle:.2f} ({low:.2f}-{high:.2f})  weight "
-            f"{np.median(weights[kind]):+.3f}, negative in {negative:.0%}"
-        )
+    for kind in dict.fromkeys(found[0]["kinds"]):
+        chosen = np.array(found[0]["kinds"]) == kind
+        densities = np.array([one["densities"] for one in found])[:, chosen]
+        low, middle, high = np.quantile(densities, (0.25, 0.5, 0.75))
+        spread = f"density {middle:.2f} ({low:.2f}-{high:.2f})"
+        yield f"  {kind:22} {spread} after the first stage of full"
+        for name in SHOWN:
+            weights = np.array([one["weights"][name] for one in found])[:, chosen]
+            low, middle, high = np.quantile(weights, (0.25, 0.5, 0.75))
+            below = np.mean(weights < 0)
+            yield (
+                f"    {name:20} weight {middle:+.3f} ({low:+.3f} to {high:+.3f}), "
+                f"below 0 in {below:.0%}"
+            )
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs the seeds that are not there yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
     parser.add_argument("--factors", action="store_true")
     given = parser.parse_args()
-    print(
-        "factor by factor" if given.factors else "as task vectors", f"{given.seeds} seeds", sep=", "
-    )
-    for line in lines(given.seeds, given.factors):
-        print(line, flush=True)
+    FILE.touch()
+    known = [json.loads(line) for line in FILE.read_text().splitlines()]
+    found = [one for one in known if one["factors"] == given.factors]
+    for seed in given.seeds:
+        if seed not in [one["seed"] for one in found]:
+            found.append(judged(seed, factors=given.factors))
+            with FILE.open("a") as file:
+                file.write(json.dumps(found[-1]) + "\n")
+    added = "factor by factor" if given.factors else "as task vectors"
+    print(f"adapters added {added}; medians (quartiles) of {len(found)} seeds")
+    print(*lines(found), sep="\n")
 
 
 if __name__ == "__main__":
