@@ -73,8 +73,8 @@ def test_a_campaign_of_reloaded_weights_is_killed_resumed_and_right(
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
             while not recorded.reached.wait(0.1):
                 assert run.poll() is None, "it ended before it got there"
+            assert list((campaign.parent / "study").rglob("*.safetensors")), "of that trial"
             run.kill()
-        assert list((campaign.parent / "study").rglob("*.safetensors")), "of the trial that ran"
         answer.held = 2  # the question that nobody waits for any more holds the cache for a while
         assert app.run(["run", str(campaign)]) == 0
         recorded.over.set()
