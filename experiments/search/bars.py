@@ -56,7 +56,7 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "auto": Method(GOALS, (25, 200)),
+    "auto": Method(GOALS, (200,)),
     "auto 0/1": Method(GOALS, (50,)),
     "nsga2": Method((2, 4), (2000,)),
     "nsga3": Method((2, 4), (2000,)),

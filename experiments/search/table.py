@@ -1,4 +1,4 @@
-"""Tables and plots from the raw runs of `bars.py`: ``bars/LANDSCAPE.txt`` and ``.svg``.
+"""Tables and plots from the raw runs of `bars.py`: ``bars/LANDSCAPE.txt``, ``.svg``, a summary.
 
     python experiments/search/table.py
 
@@ -6,16 +6,17 @@ Medians (quartiles) over the seeds, and the bars' verdicts. Several goals: `auto
 what each peer reaches at 500, and at 100 what it reaches at 2,000; one goal: at 50 what CMA-ES as
 mergekit-evolve has it reaches at 1,000; with 0/1 scores only: at 50 what each peer reaches at 200.
 A verdict compares medians over the seeds that both have, and where a peer has not been run that
-far, its longest run.
+far, its longest run. A star stands where some runs are of earlier sources of the sampler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bars import COLUMNS, FOLDER, METHODS, read_runs
+from bars import COLUMNS, FOLDER, METHODS, read_runs, sources
 from lines import Line, page
 from problems import GOALS, SPACES
 
@@ -23,7 +24,52 @@ from evomerge.space import Array
 
 MACHINE = "2 cores of a shared AMD EPYC box, 24 GB; one thread"
 MODEL = "auto, by its model"
+SOURCES = sources()
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # by row and seed: worth by column
+
+
+# Figures that were measured before evomerge had a search, on networks trained otherwise: by how
+# much a Gaussian process on items' margins led this peer; a ratio of hypervolumes, or a difference
+# of accuracies for one goal.
+EARLIER = {
+    "digits4/layers/4": ("nsga2", {50: 1.80, 100: 2.12, 200: 2.21}),
+    "digits8/layers/4": ("nsga2", {50: 2.09, 100: 2.27, 200: 2.52}),
+    "digits4/layers/1": ("cma", {50: 0.021, 100: 0.021, 200: 0.015}),
+    "digits8/layers/1": ("cma", {50: 0.051, 100: 0.030, 200: 0.027}),
+    "digits8/blocks/1": ("cma", {50: 0.016, 100: 0.010, 200: 0.020}),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One bar: medians over the seeds that both sides have.
+
+    Attributes:
+        at, until: merges, of ours and of the peer.
+        reached: how many the peer was given; fewer where it has not been run that far.
+    """
+
+    ours: str
+    at: int
+    mine: float
+    peer: str
+    reached: int
+    until: int
+    other: float
+    seeds: int
+
+    @property
+    def lead(self) -> float:
+        """Below 0 where the bar is missed."""
+        return self.mine - self.other
+
+    def __str__(self) -> str:
+        ended = "met" if self.lead >= 0 else f"missed by {-self.lead:.3f}"
+        short = "" if self.reached == self.until else f" (not run to {self.until})"
+        return (
+            f"{self.ours} at {self.at} {self.mine:.3f}, {self.peer} at {self.reached}"
+            f"{short} {self.other:.3f}, seeds {self.seeds}: {ended}"
+        )
 
 
 def runs_of(raw: Mapping[tuple[str, str, int], Mapping[str, Any]], problem: str) -> Runs:
@@ -38,13 +84,23 @@ def runs_of(raw: Mapping[tuple[str, str, int], Mapping[str, Any]], problem: str)
     return rows
 
 
-def table(runs: Runs) -> Iterator[str]:
-    """One line per row."""
+def table(runs: Runs, old: Set[str]) -> Iterator[str]:
+    """One line per row.
+
+    Args:
+        old: methods with runs of earlier sources.
+    """
     yield f"  {'':20}{'seeds':>5}" + "".join(f"{column:>20}" for column in COLUMNS)
     for row, by_seed in runs.items():
         cells = [quartiles(runs, row, column) for column in COLUMNS]
         told = (f"{m:.3f} ({a:.3f}-{b:.3f})" if m is not None else "" for a, m, b in cells)
-        yield f"  {row:20}{len(by_seed):5}" + "".join(f"{cell:>20}" for cell in told)
+        star = "*" if row.split(",")[0] in old else ""
+        yield f"  {row + star:20}{len(by_seed):5}" + "".join(f"{cell:>20}" for cell in told)
+
+
+def stale(run: Mapping[str, Any]) -> bool:
+    """Whether the sampler's sources have changed since."""
+    return run.get("sources", SOURCES) != SOURCES
 
 
 def quartiles(runs: Runs, row: str, column: int) -> Array | tuple[None, None, None]:
@@ -53,8 +109,8 @@ def quartiles(runs: Runs, row: str, column: int) -> Array | tuple[None, None, No
     return np.quantile(found, (0.25, 0.5, 0.75)) if found else (None, None, None)
 
 
-def verdicts(runs: Runs, goals: int) -> Iterator[str]:
-    """The bars, met or missed by how much."""
+def verdicts(runs: Runs, goals: int) -> Iterator[Verdict]:
+    """Of the bars whose both sides have been run."""
     if goals == 1:
         bars = [("auto", 50, "cma", 1000), ("auto 0/1", 50, "cma", 200)]
     else:
@@ -64,28 +120,42 @@ def verdicts(runs: Runs, goals: int) -> Iterator[str]:
         bars += [("auto 0/1", 50, peer, 200) for peer in peers]
     for ours, at, peer, until in bars:
         if ours in runs and peer in runs:
-            yield from verdict(runs[ours], at, runs[peer], until, f"{ours} at {at}", peer)
+            seeds = [s for s in runs[ours] if s in runs[peer] and str(at) in runs[ours][s]]
+            if seeds:
+                reached = max(int(c) for c in runs[peer][seeds[0]] if int(c) <= until)
+                mine = float(np.median([runs[ours][seed][str(at)] for seed in seeds]))
+                other = float(np.median([runs[peer][seed][str(reached)] for seed in seeds]))
+                yield Verdict(ours, at, mine, peer, reached, until, other, len(seeds))
 
 
-def verdict(
-    ours: Mapping[int, Mapping[str, float]],
-    at: int,
-    peers: Mapping[int, Mapping[str, float]],
-    until: int,
-    *names: str,
-) -> Iterator[str]:
-    """One bar; nothing where no seed has both."""
-    seeds = [seed for seed in ours if seed in peers and str(at) in ours[seed]]
-    if seeds:
-        reached = max(int(c) for c in peers[seeds[0]] if int(c) <= until)
-        mine = float(np.median([ours[seed][str(at)] for seed in seeds]))
-        other = float(np.median([peers[seed][str(reached)] for seed in seeds]))
-        ended = "met" if mine >= other else f"missed by {other - mine:.3f}"
-        short = "" if reached == until else f" (not run to {until})"
-        yield (
-            f"  {names[0]} {mine:.3f}, {names[1]} at {reached} {other:.3f}{short}, "
-            f"{len(seeds)} seeds: {ended}"
-        )
+def leads(runs: Runs, problem: str) -> Iterator[str]:
+    """What `auto` is ahead of a peer by at equal numbers of merges, beside the earlier figures."""
+    if problem in EARLIER and "auto" in runs:
+        peer, figures = EARLIER[problem]
+        if peer in runs:
+            pairs = [[quartiles(runs, row, c)[1] for row in ("auto", peer)] for c in figures]
+            if all(value is not None for pair in pairs for value in pair):
+                now = [a - b if problem.endswith("/1") else a / b for a, b in pairs]
+                yield (
+                    f"  auto against {peer} at {', '.join(map(str, figures))}: "
+                    f"{' '.join(f'{one:.3f}' for one in now)}; the figures that the search began "
+                    f"from: {' '.join(f'{one:.3f}' for one in figures.values())}"
+                )
+
+
+def summary(judged: Mapping[str, list[Verdict]]) -> Iterator[str]:
+    """How many bars are met, and which are not."""
+    kinds = sorted({(v.ours, v.at, v.until) for found in judged.values() for v in found})
+    for kind in kinds:
+        some = {
+            name: [v for v in found if (v.ours, v.at, v.until) == kind]
+            for name, found in judged.items()
+        }
+        count = sum(map(len, some.values()))
+        missed = [f"  {name}: {v}" for name, found in some.items() for v in found if v.lead < 0]
+        ours, at, until = kind
+        yield f"{ours} at {at} against peers at {until}: met {count - len(missed)} of {count}"
+        yield from missed
 
 
 def plot(runs: Runs) -> list[Line]:
@@ -99,20 +169,24 @@ def plot(runs: Runs) -> list[Line]:
 
 def main() -> None:
     """Writes what there are runs for."""
+    judged = dict[str, list[Verdict]]()
     for landscape, spaces in SPACES.items():
         raw, told, plots = read_runs(landscape), [MACHINE], list[tuple[str, list[Line]]]()
         for problem in [f"{landscape}/{space}/{goals}" for space in spaces for goals in GOALS]:
             runs = runs_of(raw, problem)
             if runs:
-                goals = int(problem[-1])
-                what = "accuracy" if goals == 1 else "hypervolume"
+                what = "accuracy" if problem.endswith("/1") else "hypervolume"
                 size = next(run["dimensions"] for (name, *_), run in raw.items() if name == problem)
                 title = f"{problem}: {size} dimensions; {what} on unseen items"
-                told += ["", title, *table(runs), *verdicts(runs, goals)]
+                old = {by for (name, by, _), run in raw.items() if name == problem and stale(run)}
+                judged[problem] = list(verdicts(runs, int(problem[-1])))
+                told += ["", title, *table(runs, old), *leads(runs, problem)]
+                told += [f"  {verdict}" for verdict in judged[problem]]
                 plots.append((title, plot(runs)))
         if plots:
             (FOLDER / f"{landscape}.txt").write_text("\n".join(told) + "\n")
             (FOLDER / f"{landscape}.svg").write_text(page(plots))
+    (FOLDER / "summary.txt").write_text("\n".join([MACHINE, *summary(judged)]) + "\n")
 
 
 if __name__ == "__main__":
