@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from evomerge.cli.output import escape, say
 from evomerge.cli.progress import Progress, clock_text
 from evomerge.study.events import AttemptEnded, Event, PhaseBegan, Stopping
-from evomerge.trial import Outcome, Split, Trial
+from evomerge.trial import Outcome, Split, Trial, TrialState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,6 +66,10 @@ def _ended(progress: Progress, event: AttemptEnded) -> str:
     said = "  ".join(f"{metric} {mean:.3f}" for metric, mean in values)
     if event.phase == "confirmation":
         return f"{head} {event.trial.candidate.origin}, {event.splits[0]} items: {said}"
+    if event.trial.state is TrialState.PENDING:
+        return f"{head} {event.trial.candidate.origin}: races on"
+    if event.trial.chance is not None:
+        said += f", stopped at a chance of {event.trial.chance:.1%}"
     return f"{head} {event.trial.candidate.origin}: {said}  ({facts(progress)})"
 
 

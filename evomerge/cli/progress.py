@@ -51,7 +51,8 @@ class Progress:
     def __post_init__(self) -> None:
         self._started = self.clock()
         for trial in self.study.trials():
-            self._count(trial)
+            if not is_control(trial):
+                self._count(trial)
         self._measure()
 
     @property
@@ -93,6 +94,8 @@ class Progress:
         if event.phase == "confirmation":
             self.confirmed += event.outcome is Outcome.SUCCEEDED
             return
+        if is_control(event.trial):
+            return
         self.done_here += event.trial.state in (TrialState.DONE, TrialState.FAILED)
         self._count(event.trial)
         self._measure()
@@ -102,7 +105,7 @@ class Progress:
         if trial.state is not TrialState.DONE:
             return
         self.done += 1
-        if trial.chance is not None or is_control(trial):
+        if trial.chance is not None:
             return
         candidates = [*self.front, trial]
         values = [one.values() or {} for one in candidates]

@@ -194,7 +194,9 @@ def estimate(table: ItemsTable, places: Places, items: ItemLosses) -> tuple[floa
             doubt.append(((mean - float(known.losses[row].mean())) / std) ** 2)
     factor = np.sqrt(sum(doubt) / (_DOUBTED + len(rows)))
     mean, std = _Estimator.learnt(signals, known.losses, places).mean_and_std(own, items.losses)
-    return mean, float(factor * std)
+    low, high = float(known.losses.min()), float(known.losses.max())
+    low, high = min(low, float(items.losses.min())), max(high, float(items.losses.max()))
+    return min(max(mean, low), high), float(factor * std)
 
 
 def standing(

@@ -144,6 +144,19 @@ def test_workers_change_nothing_of_what_is_asked_and_measured(campaign: Path) ->
     assert essence(together) == essence(alone)
 
 
+def test_workers_run_races_and_a_control(campaign: Path) -> None:
+    edit(campaign, "sampler: random", "sampler: random\nracing: {first: 20%}")
+    campaign.write_text(campaign.read_text().replace("items: 10", "items: 40"))
+    told: list[Event] = []
+    result, trials = ran(campaign, workers=2, trials=12, control=True, on_event=told.append)
+    assert result.ending is Ending.FINISHED
+    controls = [trial for trial in trials if trial.candidate.origin == "control"]
+    assert len(controls) == sum(trial.candidate.origin == "random" for trial in trials) == 8
+    assert all(trial.state is TrialState.DONE and trial.chance is None for trial in controls)
+    ends = [event for event in told if isinstance(event, AttemptEnded)]
+    assert any(event.trial.state is TrialState.PENDING for event in ends)  # a race that goes on
+
+
 def test_running_again_repeats_nothing(campaign: Path) -> None:
     _, first = ran(campaign)
     begun: list[Event] = []

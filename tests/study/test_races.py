@@ -12,6 +12,7 @@ import pytest
 from evomerge.errors import CampaignError, StudyError
 from evomerge.interfaces import Observation
 from evomerge.report.summary import economy
+from evomerge.study.confirmation import promising, unmeasured
 from evomerge.study.records import Attempt
 from evomerge.study.study import Study
 from evomerge.study.verify import verify
@@ -33,7 +34,7 @@ def campaign(write_campaign: Callable[..., Path]) -> Path:
 def quality(trial: Trial) -> float:
     parameters = trial.candidate.parameters
     weights = [value for name, value in parameters.items() if name.endswith("weight")]
-    return 50.0 - 40.0 * sum((weight - 0.5) ** 2 for weight in weights)
+    return 50.0 - 40.0 * sum((weight - 0.9) ** 2 for weight in weights)
 
 
 def answers(study: Study, attempt: Attempt) -> dict[Any, Evaluation]:
@@ -105,6 +106,19 @@ def test_the_estimate_of_a_stopped_trial_is_near_what_all_items_would_have_said(
             for trial in stopped(study)
         ]
         assert np.mean(np.abs(errors)) < 0.1
+
+
+def test_stopped_trials_that_the_surrogate_sees_on_the_front_are_confirmed(
+    write_campaign: Callable[..., Path],
+) -> None:
+    wary = ("error: 20%}", "error: 20%, tolerance: 9}")  # so nothing is ever ahead of the front
+    with Study.open(write_campaign(RACING[0], *RACING[2:], wary)) as study:
+        drive(study)
+        losers = {trial.number for trial in stopped(study)}
+        chosen = {trial.number for trial in promising(study, study.trials())}
+        assert chosen
+        assert chosen <= losers
+        assert chosen <= {trial.number for trial, _ in unmeasured(study)}
 
 
 def test_the_items_are_the_same_for_candidates_that_know_about_as_much(campaign: Path) -> None:
