@@ -295,6 +295,18 @@ def test_lambda_and_normalize_scale_a_sum(merge: Merge) -> None:
     assert set(found.values()) == {3.875}
 
 
+def test_an_adapter_is_written_behind_its_base(merge: Merge, adapt: Callable[..., Path]) -> None:
+    """Of rank 2 and alpha 4: half of twice the product, in the tensors that it changes alone."""
+    changed = "model.layers.1.self_attn.q_proj"
+    up, down = torch.arange(8.0).view(4, 2), torch.ones(2, 4)
+    tensors = {f"{changed}.lora_A.weight": down, f"{changed}.lora_B.weight": up}
+    folder = adapt(tensors, target_modules=["q_proj"])
+    found = merge(TASK + f"models: [{{model: zero+{folder}, parameters: {{weight: 0.5}}}}]")
+    for name, tensor in found.items():
+        expected = up @ down if name == f"{changed}.weight" else torch.zeros(())
+        assert torch.equal(tensor, expected.expand(tensor.shape))
+
+
 def test_slices_may_pair_the_base_with_another_model_each(merge: Merge) -> None:
     """Parallel tensors: SLERP is the straight line, halfway from 1 to 10 and from 1 to 100 + n."""
     found = seen(
