@@ -9,6 +9,7 @@ import click
 
 from evomerge.cli.arguments import PATH
 from evomerge.cli.output import Row, emit, emit_one, json_option
+from evomerge.merging.plan import VOCABULARIES, Vocabulary
 
 TITLES = {
     "models": "task vectors",
@@ -21,8 +22,15 @@ TITLES = {
 @click.command()
 @click.argument("base", type=PATH)
 @click.argument("models", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--vocabulary",
+    type=click.Choice(VOCABULARIES),
+    default="refuse",
+    show_default=True,
+    help="Whose rows count where vocabularies differ.",
+)
 @json_option
-def inspect(*, base: Path, models: tuple[Path, ...], as_json: bool) -> None:
+def inspect(*, base: Path, models: tuple[Path, ...], vocabulary: Vocabulary, as_json: bool) -> None:
     """Measure what fine-tuning did to the models, and how alike they are.
 
     Norms of the task vectors, whole and by layer; the share of entries unchanged and of those with
@@ -33,9 +41,8 @@ def inspect(*, base: Path, models: tuple[Path, ...], as_json: bool) -> None:
     from evomerge.recipe.template import model_names
     from evomerge.report.inspection import inspection
 
-    tables: dict[str, Any] = inspection(
-        located(base), {name: located(path) for name, path in model_names(models).items()}
-    )
+    paths = {name: located(path) for name, path in model_names(models).items()}
+    tables: dict[str, Any] = inspection(located(base), paths, vocabulary=vocabulary)
     if as_json:
         emit_one(tables, as_json=True)
         return

@@ -14,6 +14,7 @@ from evomerge.merging.compatibility import merges
 from evomerge.merging.compeft import file_bits
 from evomerge.merging.measures import Measures, Tally, measure
 from evomerge.merging.merger import Merger
+from evomerge.merging.plan import Vocabulary
 from evomerge.recipe.anatomy import Part, anatomy
 
 DENSITIES = (0.05, 0.1, 0.2, 0.5)
@@ -21,17 +22,24 @@ DENSITIES = (0.05, 0.1, 0.2, 0.5)
 Row = Mapping[str, Any]
 
 
-def inspection(base: Path, models: Mapping[str, Path]) -> dict[str, list[Row]]:
+def inspection(
+    base: Path, models: Mapping[str, Path], *, vocabulary: Vocabulary = "refuse"
+) -> dict[str, list[Row]]:
     """Rows by table: models, sparsity, kinship, layers.
 
     Every file is read once, in a few chunks of memory.
+
+    Args:
+        vocabulary: what becomes of rows where vocabularies differ; rows left out count as
+            unchanged.
 
     Raises:
         CheckpointError: a model is broken, or does not fit the base.
     """
     with ExitStack() as stack:
         opened = stack.enter_context(Checkpoint.open(base))
-        merger = Merger(opened, {name: opened_in(stack, path) for name, path in models.items()})
+        given = {name: opened_in(stack, path) for name, path in models.items()}
+        merger = Merger(opened, given, vocabulary=vocabulary)
         parts = anatomy([name for name, entry in opened.tensors.items() if merges(entry)])
         found = measure(merger, _ordered(parts, merger))
     names = list(models)

@@ -42,3 +42,14 @@ def test_a_model_that_does_not_fit_is_refused(world: World) -> None:
     said = world.run("inspect", "base", "odd")
     assert said.code == 3
     assert NORM in said.err and EMBEDDING not in said.err
+
+
+def test_another_vocabulary_is_cut_where_that_is_wanted(world: World) -> None:
+    """Tokens that were added count for nothing; the rows of the base are measured."""
+    math = tensors("math")
+    added = np.concatenate([math[EMBEDDING], np.ones_like(math[EMBEDDING][:2])])
+    world.save("grown", math | {EMBEDDING: added})
+    assert world.run("inspect", "base", "grown").code == 3
+    found = world.run("inspect", "base", "grown", "--vocabulary", "base", "--json").json
+    plain = world.run("inspect", "base", "math", "--json").json
+    assert found["models"][0]["norm"] == plain["models"][0]["norm"]
