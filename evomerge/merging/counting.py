@@ -78,7 +78,7 @@ def count_product(
     """Count the codes of one adapter's task vector, a stretch of it at a time.
 
     Args:
-        records: of its factors, ``(1, 5)``, see `evomerge.merging.product_loops`.
+        records: of its factors' panels, ``(1, 5)``, see `evomerge.merging.product_loops`.
         columns: of the tensor.
         stop: entries of the tensor.
         room: for a stretch; whole tiles are used if it holds a multiple of their rows.

@@ -122,6 +122,7 @@ class TensorMerge:
         found: what the method's survey of the whole model found, or the factors that it joined.
         formula: how the compiled loops do it; None leaves it to torch.
         products: how those for adapters do it.
+        whole: the sum of all task vectors, where that is one product and torch adds it.
     """
 
     inputs: Inputs
@@ -131,6 +132,7 @@ class TensorMerge:
     formula: Formula | None = None
     products: Products | None = None
     found: Any = None
+    whole: Factors | None = None
 
 
 class Stretch:
@@ -240,7 +242,10 @@ def merged(
     whole = merge.method.traits.whole and stop > 0
     for span in [(first, stop)] if whole else spans(stop, first=first):
         stretch = Stretch(merge.inputs, kind, span, scratch, merge.thresholds, merge.found)
-        merge.method.combine(stretch, merge.settings)
+        if merge.whole is None:
+            merge.method.combine(stretch, merge.settings)
+        else:
+            stretch.total.add_(stretch.product(merge.whole))
         yield span[0], _stored(stretch.total, out, scratch)
 
 

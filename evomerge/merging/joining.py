@@ -52,26 +52,32 @@ def summed(
     settings: Settings,
     kept: Mapping[int, Threshold],
     inputs: Inputs,
-    word: str,
 ) -> Products | None:
-    """One tensor's merge where it is a sum that the compiled loops do; None of any other.
+    """One tensor's merge where it is a sum of products; None of any other.
+
+    Args:
+        kept: what is kept of task vectors, by model.
+    """
+    if not isinstance(method, WeightedSum):
+        return None
+    factors = inputs.factors(method.used(settings))
+    if factors is None or inputs.base.entry(inputs.name).dtype == "F64":
+        return None
+    from evomerge.merging.products import products
+
+    columns = math.prod(inputs.base.entry(inputs.name).shape[1:])
+    return products(factors, columns, method.coefficients(settings), kept)
+
+
+def compiled(kept: Mapping[int, Threshold], inputs: Inputs, word: str) -> bool:
+    """Whether the compiled loops do this sum.
 
     Args:
         kept: what is kept of task vectors, by model.
         word: safetensors dtype of the output.
     """
     halves = word == inputs.base.entry(inputs.name).dtype == "BF16"
-    if not halves or not isinstance(method, WeightedSum) or loops() is None:
-        return None
-    if any(threshold.lot is not None for threshold in kept.values()):
-        return None
-    factors = inputs.factors(method.used(settings))
-    if factors is None:
-        return None
-    from evomerge.merging.products import products
-
-    columns = math.prod(inputs.base.entry(inputs.name).shape[1:])
-    return products(factors, columns, method.coefficients(settings), kept)
+    return halves and loops() is not None and all(t.lot is None for t in kept.values())
 
 
 def parts_of(

@@ -138,3 +138,8 @@ class Lanes:
         b, bits = self.builder, self.bits(value)
         odd = b.and_(b.lshr(bits, self.word(16)), self.word(1))
         return b.add(b.add(bits, self.word(0x7FFF)), odd)
+
+    def joint(self, lower: Any, upper: Any) -> Any:
+        """Words of two bfloat16 numbers, from the upper halves of bits."""
+        b = self.builder
+        return b.or_(b.lshr(lower, self.word(16)), b.and_(upper, self.word(0xFFFF0000)))

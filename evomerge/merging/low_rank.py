@@ -3,10 +3,15 @@
 One rule gives every entry, whatever else is computed with it: the products of ``scale * up`` and
 ``down`` are rounded one by one and added in the order of the ranks. So the bits depend on neither
 chunks nor threads, which those of a matrix product from a library do.
+
+A weighted sum of several such task vectors, of which everything is kept, is one product: their
+factors side by side, the weights in the left ones. That costs less than the vectors one by one, and
+is what a merge that is written as one adapter holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,7 +21,10 @@ from evomerge.merging.scratch import Scratch
 if TYPE_CHECKING:
     from torch import Tensor
 
-PANEL_ROWS, PANEL_COLUMNS = 8, 16
+    Panels = tuple[Tensor, Tensor]
+    """See `Factors.panels`."""
+
+PANEL_ROWS, PANEL_COLUMNS = 8, 32
 """What a tile of the compiled loops has."""
 
 
@@ -44,12 +52,14 @@ class Factors:
         return 2 * (self.left.nbytes + self.right.nbytes)
 
     @cached_property
-    def panels(self) -> tuple[Tensor, Tensor]:
-        """Both for the compiled loops: ``(rows / 8, rank, 8)`` and ``(columns / 16, rank, 16)``.
+    def panels(self) -> Panels:
+        """Both for the compiled loops: ``(rows / 8, rank, 8)`` and ``(columns / 32, rank, 32)``.
 
-        What is missing in the last ones is 0.
+        What is missing in the last ones is 0. Even columns stand before the odd ones of a panel.
         """
-        return _panels(self.left, PANEL_ROWS), _panels(self.right.T, PANEL_COLUMNS)
+        columns = _panels(self.right.T, PANEL_COLUMNS)
+        pairs = columns.view(*columns.shape[:2], -1, 2)
+        return _panels(self.left, PANEL_ROWS), pairs.transpose(2, 3).contiguous().flatten(2)
 
 
 def _panels(lines: Tensor, height: int) -> Tensor:
@@ -58,6 +68,18 @@ def _panels(lines: Tensor, height: int) -> Tensor:
     panels = lines.new_zeros(-(-count // height) * height, rank)
     panels[:count] = lines
     return panels.view(-1, height, rank).transpose(1, 2).contiguous()
+
+
+Parts = Sequence[tuple[Factors, float]]
+"""A weighted sum of products, by factors and weight."""
+
+
+def sum_of(parts: Parts) -> Factors:
+    """The weighted sum as one product."""
+    import torch
+
+    lefts = [factors.left * weight for factors, weight in parts]
+    return Factors(torch.cat(lefts, 1), torch.cat([factors.right for factors, _ in parts]))
 
 
 def fill_product(factors: Factors, start: int, out: Tensor, scratch: Scratch) -> None:

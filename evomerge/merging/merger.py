@@ -28,7 +28,8 @@ from evomerge.merging.entries import (
 from evomerge.merging.finite import non_finite
 from evomerge.merging.fused import fits, formula, formulated
 from evomerge.merging.index import MagnitudeIndex, VectorKey
-from evomerge.merging.joining import check_joinable, joined, summed
+from evomerge.merging.joining import check_joinable, compiled, joined, summed
+from evomerge.merging.low_rank import sum_of
 from evomerge.merging.magnitudes import MagnitudeTable
 from evomerge.merging.method import Chunk, Settings, Surveying, check_count, check_settings
 from evomerge.merging.plan import Mask, MergePlan, Vocabulary
@@ -334,8 +335,11 @@ class Merger:
             found = self._pool.survey(method, plan, used, self._inputs, tensor)
         if method.traits.adapters:
             found = joined(method, settings, inputs)
-        sums = summed(method, settings, kept, inputs, word) if self.compiled else None
-        return TensorMerge(inputs, method, settings, kept, form, sums, found)
+        sums, whole = summed(method, settings, kept, inputs), None
+        if sums is not None and not (self.compiled and compiled(kept, inputs, word)):
+            whole = None if sums.rules is not None else sum_of(sums.parts())
+            sums = None
+        return TensorMerge(inputs, method, settings, kept, form, sums, found, whole)
 
     def fits(self, inputs: Inputs, models: Sequence[int], *words: str) -> bool:
         """Whether the compiled loops take these models, beside the base and other dtypes."""

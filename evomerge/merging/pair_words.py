@@ -125,5 +125,4 @@ def _merge(
             hashed = tile.hashed(place, key, 2)
         base, *models = map(half, words)
         halves.append(tile.rounded(entry(base, models, table, hashed)))
-    lower = b.lshr(halves[0], tile.word(16))
-    b.store(b.or_(lower, b.and_(halves[1], tile.word(0xFFFF0000))), at(out), align=2)
+    b.store(tile.joint(*halves), at(out), align=2)

@@ -1,7 +1,10 @@
 """The inner loop over the ranks of factors, written for the vectors of the machine.
 
-A tile is some rows of some columns. Its sums stay in registers over all models and ranks, which
-numba's own loops do not achieve. Products are rounded before they are added, as everywhere.
+A tile is some rows of a panel's columns. The sums of a model stay in registers over all ranks,
+which numba's own loops do not achieve: sixteen of them, since a sum waits for the one before it.
+Products are rounded before they are added, as everywhere.
+
+A panel holds its even columns before the odd ones, as words of two bfloat16 entries fall apart.
 
 Numba keeps compiled loops on disk until the file that they stand in changes, and does not look
 here: after a change here or in `evomerge.merging.lanes`, delete ``evomerge/merging/__pycache__``.
@@ -15,7 +18,8 @@ import numba.core
 import numba.extending
 from llvmlite import ir
 
-from evomerge.merging.lanes import FLOAT, HALF, LONG, SMOOTH, WHOLE, Lanes, cgutils
+from evomerge.merging.lanes import FLOAT, HALF, LONG, SMOOTH, Lanes, cgutils
+from evomerge.merging.low_rank import PANEL_COLUMNS, PANEL_ROWS
 
 types: Any = numba.core.types
 
@@ -24,14 +28,22 @@ RECORD = 5
 RULE = 4
 """Numbers of a model in the table of rules: factor, low, high, fraction."""
 
+_PAIRS = PANEL_COLUMNS // 2
+
 
 class _Tile(Lanes):
-    """Writes the code of one tile."""
+    """Writes the code of one tile, or of a single entry.
 
-    def __init__(self, builder: Any, rows: int, lanes: int) -> None:
-        super().__init__(builder, lanes)
-        self.rows = rows
-        self.halves = ir.VectorType(HALF, lanes)
+    Args:
+        builder: of llvmlite.
+        rows: of the tile; 0 for an entry.
+        place: the row and the column where it begins.
+    """
+
+    def __init__(self, builder: Any, rows: int, place: tuple[Any, Any]) -> None:
+        super().__init__(builder, _PAIRS if rows else 1)
+        self.rows, self.parts = max(1, rows), 2 if rows else 1
+        self.place = place
 
     def at(self, kind: Any, address: Any, offset: Any = 0) -> Any:
         """A pointer some bytes behind an address."""
@@ -45,75 +57,165 @@ class _Tile(Lanes):
         """One float32 in all lanes."""
         return self.everywhere(self.builder.load(self.at(FLOAT, address, 4 * place)))
 
-    def products(self, record: Any) -> list[Any]:
-        """A model's task vector: one slot per row."""
+    def begins(self, record: Any) -> tuple[Any, Any]:
+        """Where the tile's first numbers lie in a model's panels."""
+        b, (row, column) = self.builder, self.place
+        pair = b.udiv(b.urem(column, LONG(PANEL_COLUMNS)), LONG(2))
+        lane = b.add(pair, b.mul(b.urem(column, LONG(2)), LONG(_PAIRS)))
+        found = []
+        for place, line, height, within in (
+            (0, row, PANEL_ROWS, b.urem(row, LONG(PANEL_ROWS))),
+            (2, column, PANEL_COLUMNS, lane),
+        ):
+            panel = b.mul(b.udiv(line, LONG(height)), self.integer(record, place + 1))
+            first = b.add(self.integer(record, place), panel)
+            found.append(b.add(first, b.mul(within, LONG(4))))
+        return found[0], found[1]
+
+    def slots(self) -> list[Any]:
+        """Sums of nothing: one for each part of each row."""
+        found = [
+            cgutils.alloca_once(self.builder, self.floats) for _ in range(self.rows * self.parts)
+        ]
+        for slot in found:
+            self.builder.store(self.number(-0.0), slot)  # which no sum shows
+        return found
+
+    def add_products(self, slots: list[Any], record: Any) -> None:
+        """Add the products of a model's factors, rank by rank."""
+        b, (left, right) = self.builder, self.begins(record)
+        # Another name of the same address: a number that is loaded for each product costs nothing,
+        # one that is loaded for two of them half a product.
+        kind = ir.FunctionType(LONG, [LONG])
+        lefts = [left, b.asm(kind, "", "=r,0", [left], side_effect=False)][: self.parts]
+        with cgutils.for_range(b, self.integer(record, 4)) as loop:
+            line = b.add(right, b.mul(loop.index, LONG(4 * PANEL_COLUMNS)))
+            for part, first in enumerate(lefts):
+                column = b.add(first, b.mul(loop.index, LONG(4 * PANEL_ROWS)))
+                numbers = b.load(self.at(self.floats, line, 4 * _PAIRS * part), align=4)
+                for row, slot in enumerate(slots[part :: self.parts]):
+                    term = b.fmul(self.entry(column, row), numbers)
+                    b.store(b.fadd(b.load(slot), term), slot)
+
+    def rows_of(self, slots: list[Any]) -> list[list[Any]]:
+        """What they hold, row by row."""
+        found = [self.builder.load(slot) for slot in slots]
+        return [found[i : i + self.parts] for i in range(0, len(found), self.parts)]
+
+    def loaded(self, address: Any) -> list[Any]:
+        """The bfloat16 entries of a row as float32, without -0."""
         b = self.builder
-        left, left_stride, right, right_stride, rank = (self.integer(record, i) for i in range(5))
-        slots = [cgutils.alloca_once(b, self.floats) for _ in range(self.rows)]
-        first = b.load(self.at(self.floats, right), align=4)
-        for row, slot in enumerate(slots):
-            b.store(b.fmul(self.entry(left, row), first), slot)
-        with cgutils.for_range(b, rank, start=LONG(1)) as loop:
-            line = b.load(self.at(self.floats, right, b.mul(right_stride, loop.index)), align=4)
-            column = b.add(left, b.mul(left_stride, loop.index))
-            for row, slot in enumerate(slots):
-                term = b.fmul(self.entry(column, row), line)
-                b.store(b.fadd(b.load(slot), term), slot)
-        return slots
+        if self.parts == 2:
+            word = b.load(self.at(self.words, address), align=2)
+            return [self.positive_zero(half) for half in (self.lower(word), self.upper(word))]
+        half = b.load(self.at(ir.VectorType(HALF, 1), address), align=2)
+        return [self.positive_zero(self.lower(b.zext(half, self.words)))]
 
-    def loaded(self, address: Any) -> Any:
-        """bfloat16 entries as float32, without -0."""
-        stored = self.builder.load(self.at(self.halves, address), align=2)
-        return self.positive_zero(self.lower(self.builder.zext(stored, self.words)))
+    def put(self, values: list[Any], address: Any) -> None:
+        """A row rounded to bfloat16; NaN of factors can have any lower half."""
+        b, halves = self.builder, []
+        for value in values:
+            nan = b.fcmp_unordered("uno", value, value)
+            halves.append(b.select(nan, self.word(0x7FC00000), self.rounded(value)))
+        if self.parts == 2:
+            b.store(self.joint(*halves), self.at(self.words, address), align=2)
+            return
+        half = b.trunc(b.lshr(halves[0], self.word(16)), ir.VectorType(HALF, 1))
+        b.store(half, self.at(ir.VectorType(HALF, 1), address), align=2)
 
-    def put(self, value: Any, address: Any) -> None:
-        """Rounded to bfloat16; NaN of factors can have any lower half."""
+    def put_floats(self, values: list[Any], address: Any) -> None:
+        """A row as float32, in the order of the columns."""
         b = self.builder
-        nan = b.fcmp_unordered("uno", value, value)
-        rounded = b.select(nan, self.word(0x7FC00000), self.rounded(value))
-        half = b.trunc(b.lshr(rounded, self.word(16)), self.halves)
-        b.store(half, self.at(self.halves, address), align=2)
+        for part in range(self.parts):
+            lanes = range(part * self.count, (part + 1) * self.count)
+            order = [lane // 2 + lane % 2 * self.count for lane in lanes]
+            mask = ir.Constant(self.words, order if self.parts == 2 else [0])
+            line = b.shuffle_vector(values[0], values[-1], mask)
+            b.store(line, self.at(self.floats, address, 4 * self.count * part), align=4)
 
 
-def filling(rows: int, lanes: int) -> Any:
-    """``(out, stride, record)``: a tile of one model's task vector, in float32."""
+def filling(rows: int) -> Any:
+    """``(out, stride, row, column, record)``: a tile of a model's task vector, in float32."""
 
-    def typed(typingctx: Any, out: Any, stride: Any, record: Any) -> Any:
+    def typed(typingctx: Any, out: Any, stride: Any, row: Any, column: Any, record: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            tile = _Tile(builder, rows, lanes)
-            for row, slot in enumerate(tile.products(args[2])):
-                where = tile.at(tile.floats, args[0], builder.mul(args[1], LONG(row)))
-                builder.store(builder.load(slot), where, align=4)
+            out, stride, row, column, record = args
+            tile = _Tile(builder, rows, (row, column))
+            slots = tile.slots()
+            tile.add_products(slots, record)
+            for i, values in enumerate(tile.rows_of(slots)):
+                tile.put_floats(values, builder.add(out, builder.mul(stride, LONG(i))))
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.int64), generate
+        return types.void(*[types.int64] * 5), generate
 
     return numba.extending.intrinsic(typed)
 
 
-def adding(rows: int, lanes: int, *, masked: bool) -> Any:
-    """``(out, base, stride, records, rules, models)``: a tile of the merge, in bfloat16."""
+def summing(rows: int) -> Any:
+    """``(out, base, stride, row, column, records, models)``: a tile of the sum on the base."""
 
     def typed(
-        typingctx: Any, out: Any, base: Any, stride: Any, records: Any, rules: Any, models: Any
+        typingctx: Any,
+        out: Any,
+        base: Any,
+        stride: Any,
+        row: Any,
+        column: Any,
+        records: Any,
+        models: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            b, tile = builder, _Tile(builder, rows, lanes)
-            out, base, stride, records, rules, models = args
-            steps = [b.mul(stride, LONG(row)) for row in range(rows)]
-            totals = [cgutils.alloca_once(b, tile.floats) for _ in range(rows)]
-            for total, step in zip(totals, steps, strict=True):
-                b.store(tile.loaded(b.add(base, step)), total)
+            out, base, stride, row, column, records, models = args
+            b, tile = builder, _Tile(builder, rows, (row, column))
+            slots = tile.slots()
             with cgutils.for_range(b, models) as loop:
-                slots = tile.products(b.add(records, b.mul(loop.index, LONG(8 * RECORD))))
-                numbers = b.add(rules, b.mul(loop.index, LONG(4 * RULE)))
-                rule = [tile.entry(numbers, i) for i in range(SMOOTH if masked else WHOLE)]
-                for total, slot in zip(totals, slots, strict=True):
-                    b.store(tile.plus(b.load(total), b.load(slot), rule), total)
-            for total, step in zip(totals, steps, strict=True):
-                tile.put(b.load(total), b.add(out, step))
+                tile.add_products(slots, b.add(records, b.mul(loop.index, LONG(8 * RECORD))))
+            for i, values in enumerate(tile.rows_of(slots)):
+                step = b.mul(stride, LONG(i))
+                stored = tile.loaded(b.add(base, step))
+                merged = [b.fadd(x, y) for x, y in zip(stored, values, strict=True)]
+                tile.put(merged, b.add(out, step))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6), generate
+        return types.void(*[types.int64] * 7), generate
+
+    return numba.extending.intrinsic(typed)
+
+
+def adding(rows: int) -> Any:
+    """As `summing`, with ``rules`` behind the records: of thinned task vectors, one by one."""
+
+    def typed(
+        typingctx: Any,
+        out: Any,
+        base: Any,
+        stride: Any,
+        row: Any,
+        column: Any,
+        records: Any,
+        rules: Any,
+        models: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            out, base, stride, row, column, records, rules, models = args
+            b, tile = builder, _Tile(builder, rows, (row, column))
+            steps = [b.mul(stride, LONG(i)) for i in range(tile.rows)]
+            totals = tile.slots()
+            entries = [entry for step in steps for entry in tile.loaded(b.add(base, step))]
+            for total, entry in zip(totals, entries, strict=True):
+                b.store(entry, total)
+            with cgutils.for_range(b, models) as loop:
+                slots = tile.slots()
+                tile.add_products(slots, b.add(records, b.mul(loop.index, LONG(8 * RECORD))))
+                numbers = b.add(rules, b.mul(loop.index, LONG(4 * RULE)))
+                rule = [tile.entry(numbers, i) for i in range(SMOOTH)]
+                for total, slot in zip(totals, slots, strict=True):
+                    b.store(tile.plus(b.load(total), b.load(slot), rule), total)
+            for values, step in zip(tile.rows_of(totals), steps, strict=True):
+                tile.put(values, b.add(out, step))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 8), generate
 
     return numba.extending.intrinsic(typed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merging.fused import loops
-from evomerge.merging.low_rank import PANEL_ROWS, Factors
+from evomerge.merging.low_rank import PANEL_ROWS, Factors, Parts
 from evomerge.merging.magnitudes import CODES, Threshold
+
+if TYPE_CHECKING:
+    from evomerge.merging.low_rank import Panels
 
 Lazy = Callable[[], Factors]
 
@@ -31,17 +34,16 @@ class Products:
     """One tensor's merge, as the loops take it.
 
     Attributes:
-        factors: give those of the models' task vectors, in their order, float32. Asked for when
-            the loops run, so that a merge that waits for its turn holds none.
-        rules: ``(N, 4)`` float32: factor, low, high, fraction.
+        parts: gives the models' factors, float32, and weights, in their order. Asked for when the
+            loops run, so that a merge that waits for its turn holds none.
         columns: of the tensor, whose further dimensions are one.
-        masked: whether a rule keeps less than everything.
+        rules: ``(N, 4)`` float32: factor, low, high, fraction; None where everything is kept, and
+            the merge is `evomerge.merging.low_rank.sum_of` on the base.
     """
 
-    factors: tuple[Lazy, ...]
-    rules: NDArray[np.float32]
+    parts: Callable[[], Parts]
     columns: int
-    masked: bool
+    rules: NDArray[np.float32] | None = None
 
     def add_all(self, out: int, base: int, span: tuple[int, int]) -> None:
         """As `add`, from the addresses of the tensors' first entries."""
@@ -53,9 +55,13 @@ class Products:
         Args:
             out, base: addresses of the first of them.
         """
-        add = _loops().add_masked if self.masked else _loops().add_whole
-        factors = [lazy() for lazy in self.factors]
-        add(out, base, _records(factors), self.rules, self.columns, *span)
+        parts = self.parts()
+        if self.rules is None:
+            panels = [_weighted(*part) for part in parts]  # live until the loop is done
+            _loops().add_whole(out, base, _records(panels), self.columns, *span)
+        else:
+            panels = [factors.panels for factors, _ in parts]
+            _loops().add_masked(out, base, _records(panels), self.rules, self.columns, *span)
 
 
 def products(
@@ -72,13 +78,16 @@ def products(
         weights: of all models.
         kept: what is kept of a model's task vector; everything where there is none.
     """
-    rules = []
-    for i in factors:
-        rule = kept.get(i)
-        mask = (0.0, 0.0, 1.0) if rule is None else (rule.low, rule.high, rule.fraction)
-        rules.append((weights[i], *mask))
-    masked = any(i in kept for i in factors)
-    return Products(tuple(factors.values()), np.array(rules, np.float32), columns, masked)
+
+    def parts() -> Parts:
+        return [(lazy(), weights[i]) for i, lazy in factors.items()]
+
+    if not any(i in kept for i in factors):
+        return Products(parts, columns)
+    whole = Threshold(0.0, 0.0, 1.0)
+    masks = [(weights[i], kept.get(i, whole)) for i in factors]
+    rules = [(weight, mask.low, mask.high, mask.fraction) for weight, mask in masks]
+    return Products(parts, columns, np.array(rules, np.float32))
 
 
 def fill_compiled(factors: Factors, start: int, out: Tensor) -> bool:
@@ -90,7 +99,7 @@ def fill_compiled(factors: Factors, start: int, out: Tensor) -> bool:
     if loops() is None or out.dtype != torch.float32:
         return False
     columns = factors.right.shape[1]
-    _loops().fill(out.data_ptr(), _records([factors]), columns, start, start + len(out))
+    _loops().fill(out.data_ptr(), _records([factors.panels]), columns, start, start + len(out))
     return True
 
 
@@ -110,24 +119,23 @@ def product_counts(factors: Factors, count: int) -> Tensor:
     rows = max(PANEL_ROWS, _ROOM // max(1, columns) // PANEL_ROWS * PANEL_ROWS)
     room = np.empty(max(1, min(count, rows * columns)), np.float32)
     counts = np.zeros((LANES, CODES), np.int64)
-    count_product(_records([factors]), columns, count, room, counts)
+    count_product(_records([factors.panels]), columns, count, room, counts)
     return torch.from_numpy(counts.sum(axis=0))
 
 
-def _records(factors: Sequence[Factors]) -> NDArray[np.int64]:
-    return np.array([_record(each) for each in factors], np.int64)
-
-
-def _record(factors: Factors) -> tuple[int, ...]:
-    """Where the panels lie; see `evomerge.merging.product_loops`."""
+def _weighted(factors: Factors, weight: float) -> Panels:
     left, right = factors.panels
-    return (
-        left.data_ptr(),
-        left.stride(0) * left.itemsize,
-        right.data_ptr(),
-        right.stride(0) * right.itemsize,
-        left.shape[1],
-    )
+    return left * weight, right
+
+
+def _records(panels: Sequence[Panels]) -> NDArray[np.int64]:
+    """Where panels lie; see `evomerge.merging.product_loops`."""
+    found = [
+        (*(n for side in each for n in (side.data_ptr(), side.stride(0) * side.itemsize)), rank)
+        for each in panels
+        for rank in (each[0].shape[1],)
+    ]
+    return np.array(found, np.int64)
 
 
 @cache

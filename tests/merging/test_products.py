@@ -18,11 +18,11 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.merging import entries
 from evomerge.merging.fused import loops
 from evomerge.merging.live import LiveMerge
-from evomerge.merging.low_rank import Factors, fill_product
+from evomerge.merging.low_rank import Factors, fill_product, sum_of
 from evomerge.merging.magnitudes import Threshold
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
-from evomerge.merging.products import fill_compiled, products
+from evomerge.merging.products import Products, fill_compiled, products
 from evomerge.merging.scratch import Scratch
 
 pytestmark = pytest.mark.skipif(loops() is None, reason="no numba here")
@@ -51,7 +51,7 @@ def stretch(given: Factors, start: int, stop: int) -> Tensor:
     return out
 
 
-SIZES = st.tuples(st.sampled_from([1, 7, 8, 9, 19]), st.sampled_from([1, 5, 15, 16, 17, 40]))
+SIZES = st.tuples(st.sampled_from([1, 7, 8, 9, 19]), st.sampled_from([1, 5, 31, 32, 33, 70]))
 
 
 @settings(max_examples=40)
@@ -69,9 +69,9 @@ def test_task_vectors_have_the_bits_of_torch(
 
 
 @settings(max_examples=40)
-@given(SIZES, st.booleans(), st.data())
-def test_sums_have_the_bits_of_torch(
-    size: tuple[int, int], masked: bool, data: st.DataObject
+@given(SIZES, st.data())
+def test_sums_of_thinned_task_vectors_have_the_bits_of_torch(
+    size: tuple[int, int], data: st.DataObject
 ) -> None:
     parts = {0: factors(*size, 8, seed=3), 2: factors(*size, 3, seed=5)}
     weights = (0.5, 9.0, -1.25)
@@ -82,15 +82,32 @@ def test_sums_have_the_bits_of_torch(
     expected = base.float() + 0.0
     for i, part in parts.items():
         vector = stretch(part, start, stop)
-        if masked and i == 2:
+        if i == 2:
             kept = torch.where(vector.abs() < rule.high, vector * rule.fraction, vector)
             vector = kept.masked_fill(vector.abs() < rule.low, 0.0)
         expected += vector * weights[i]
     out = torch.zeros_like(base)
     lazy = {i: partial(lambda part: part, part) for i, part in parts.items()}
-    form = products(lazy, size[1], weights, {2: rule} if masked else {})
+    form = products(lazy, size[1], weights, {2: rule})
     form.add(out.data_ptr(), base.data_ptr(), (start, stop))
     assert torch.equal(out, expected.bfloat16())
+
+
+@settings(max_examples=20)
+@given(SIZES, st.data())
+def test_a_sum_of_whole_task_vectors_is_one_product(
+    size: tuple[int, int], data: st.DataObject
+) -> None:
+    parts = [(factors(*size, 8, seed=3), 0.5), (factors(*size, 3, seed=5), -1.25)]
+    start = data.draw(st.integers(0, size[0] * size[1]))
+    stop = data.draw(st.integers(start, size[0] * size[1]))
+    base = random(stop - start, seed=9).bfloat16()
+    whole = stretch(sum_of(parts), start, stop)
+    apart = sum(stretch(part, start, stop) * weight for part, weight in parts)
+    assert torch.allclose(whole, torch.as_tensor(apart), rtol=0, atol=1e-5)
+    out = torch.zeros_like(base)
+    Products(lambda: parts, size[1]).add(out.data_ptr(), base.data_ptr(), (start, stop))
+    assert torch.equal(out, (base.float() + 0.0 + whole).bfloat16())
 
 
 def test_nan_and_negative_zero_are_those_of_torch() -> None:
