@@ -47,7 +47,7 @@ def main() -> None:
         seconds = medians({f"{n} of {LAYERS} layers": run for n, run in work.items()}, 7)
     whole = seconds[f"{LAYERS} of {LAYERS} layers"]
     for name, time in seconds.items():
-        print(f"{name:20s}{time * 1e3:8.1f} ms CPU{100 * time / whole:7.1f} %")
+        print(f"| {name} | {time * 1e3:.1f} | {100 * time / whole:.1f} % |")
 
 
 if __name__ == "__main__":

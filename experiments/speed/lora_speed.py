@@ -143,11 +143,9 @@ def compare(folder: Path, rounds: int, rank: int, threads: int) -> None:
         work["torch addmm, float32"] = by_torch(base, adapters, torch.float32)
     seconds = medians(work, rounds)
     parameters = sum(base.entry(name).count for name in names)
+    print(f"| rank {rank}, {threads} threads | ns per parameter | x bound |\n|---|---|---|")
     for form, time in seconds.items():
-        print(
-            f"rank {rank:3d}, {threads} threads  {form:24s}{time * 1e3:8.0f} ms CPU"
-            f"{time / parameters * 1e9:7.2f} ns per parameter{time / seconds['bound']:7.2f} x bound"
-        )
+        print(f"| {form} | {time / parameters * 1e9:.2f} | {time / seconds['bound']:.2f} |")
     if threads == 1:
         rounding(base, adapters)
 

@@ -8,7 +8,7 @@ threads, medians of interleaved rounds.
 
     python experiments/speed/merge_speed.py
 
-With mergekit 0.1.5 in the same environment its kernels are timed beside ours on one tensor.
+With mergekit 0.1.5 in the same environment its kernels are timed in rounds with ours.
 """
 
 from __future__ import annotations
@@ -108,13 +108,12 @@ def candidate(live: LiveMerge, names: list[str], form: str) -> Callable[[], None
     return run
 
 
-def compare(folder: Path, rounds: int) -> dict[str, float]:
-    """Print the table; returns CPU seconds per parameter by form, on one thread."""
+def compare(folder: Path, rounds: int) -> None:
+    """Print the table."""
     base, models = opened(folder)
     names = list(base.tensors)
     parameters = sum(entry.count for entry in base.tensors.values())
     print(f"{parameters / 1e6:.0f} M parameters in {len(names)} tensors, 4 models, bfloat16")
-    found: dict[str, float] = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
         module = Memory(base)
@@ -122,30 +121,30 @@ def compare(folder: Path, rounds: int) -> dict[str, float]:
         work = {"bound": bound([base, *models.values()], module, threads)}
         work |= {form: candidate(live, names, form) for form in FORMS}
         seconds = medians(work, rounds)
+        print(f"| {threads} threads | ms | ns per parameter | x bound |\n|---|---|---|---|")
         for form, time in seconds.items():
-            speed = parameters * 12 / time / 1e9
-            ratio = time / seconds["bound"]
-            print(
-                f"{threads} threads  {form:30s}{time * 1e3:8.0f} ms CPU"
-                f"{speed:7.1f} GB/s{ratio:7.2f} x bound"
-            )
-            if threads == 1:
-                found[form] = time / parameters
-    return found
+            each, ratio = time / parameters * 1e9, time / seconds["bound"]
+            print(f"| {form} | {time * 1e3:.0f} | {each:.2f} | {ratio:.2f} |")
 
 
-def mergekit(per_parameter: dict[str, float]) -> None:
-    """Their kernels on one matrix of 4 M entries, CPU time per parameter."""
+def mergekit(folder: Path, rounds: int) -> None:
+    """Their kernels on one matrix of 4 M entries beside ours, in interleaved rounds.
+
+    Ours merge the whole model: on one matrix what is written would stay in the cache.
+    """
     try:
         oracle: Any = importlib.import_module("mergekit.merge_methods.api")
+        sparsify: Any = importlib.import_module("mergekit.sparsify")
     except ImportError:
         print("mergekit is not installed here; nothing to compare with")
         return
     torch.set_num_threads(1)
+    base, models = opened(folder)
+    names, parameters = list(base.tensors), sum(entry.count for entry in base.tensors.values())
     generator = torch.Generator().manual_seed(0)
-    base = torch.randn(2048, 2048, generator=generator) * 0.02
+    stem = torch.randn(2048, 2048, generator=generator) * 0.02
     steps = [torch.randn(2048, 2048, generator=generator) * 1e-4 for _ in MODELS]
-    tensors = [base.bfloat16(), *((base + step).bfloat16() for step in steps)]
+    tensors = [stem.bfloat16(), *((stem + step).bfloat16() for step in steps)]
     each = dict.fromkeys(range(1, 5), 1.0)
     third = dict.fromkeys(range(1, 5), 0.3)
 
@@ -154,28 +153,39 @@ def mergekit(per_parameter: dict[str, float]) -> None:
             tensors, method, parameters={"weight": each, **given}, base_index=0
         )
 
-    work = {
-        "ties": theirs("ties", density=third, **{"lambda": 1.0}),
-        "task_arithmetic": theirs("task_arithmetic", **{"lambda": 1.0}),
+    def pruned() -> object:
+        """Four task vectors pruned by magnitude and added up, with nothing of their frame."""
+        total = tensors[0].float()
+        for tensor in tensors[1:]:
+            total += sparsify.magnitude(tensor - tensors[0], 0.3)
+        return total.bfloat16()
+
+    live = LiveMerge(Merger(base, models), Memory(base))
+    pairs: dict[str, tuple[Callable[[], object], str]] = {
+        "ties": (theirs("ties", density=third, **{"lambda": 1.0}), "ties"),
+        "magnitude": (pruned, "sparse_signed, smooth mask"),
+        "task_arithmetic": (theirs("task_arithmetic", **{"lambda": 1.0}), "task_arithmetic"),
     }
-    for method, time in medians(work, 3).items():
-        theirs_each = time / base.numel()
-        print(
-            f"mergekit {method}: {theirs_each * 1e9:.2f} ns per parameter, "
-            f"ours {per_parameter[method] * 1e9:.3f}: {theirs_each / per_parameter[method]:.0f} x"
-        )
+    work: dict[str, Callable[[], object]] = {}
+    for name, (run, form) in pairs.items():
+        work |= {name: run, f"ours, {form}": candidate(live, names, form)}
+    seconds = medians(work, rounds)
+    for name, (_, form) in pairs.items():
+        their, our = seconds[name] / stem.numel(), seconds[f"ours, {form}"] / parameters
+        print(f"| {name} | {their * 1e9:.2f} | {form} | {our * 1e9:.3f} | {their / our:.0f} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--mergekit-rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=24)
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as place:
         write_models(Path(place), options.layers)
-        found = compare(Path(place), options.rounds)
-    mergekit(found)
+        compare(Path(place), options.rounds)
+        mergekit(Path(place), options.mergekit_rounds)
 
 
 if __name__ == "__main__":
