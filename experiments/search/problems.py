@@ -63,13 +63,6 @@ SPACES: Mapping[str, Mapping[str, Maker]] = {
 pool 64, with one weight and one density for each of 32 adapters."""
 
 
-def names() -> list[str]:
-    """All of them."""
-    return [
-        f"{one}/{space}/{goals}" for one, by in SPACES.items() for space in by for goals in GOALS
-    ]
-
-
 def make(name: str, *, seed: int = 0, margins: bool = True) -> Problem:
     """A problem by name.
 
