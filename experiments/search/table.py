@@ -95,7 +95,8 @@ def table(runs: Runs, old: Set[str]) -> Iterator[str]:
         cells = [quartiles(runs, row, column) for column in COLUMNS]
         told = (f"{m:.3f} ({a:.3f}-{b:.3f})" if m is not None else "" for a, m, b in cells)
         star = "*" if row.split(",")[0] in old else ""
-        yield f"  {row + star:20}{len(by_seed):5}" + "".join(f"{cell:>20}" for cell in told)
+        line = "".join(f"{cell:>20}" for cell in told)
+        yield f"  {row + star:20}{len(by_seed):5}{line}".rstrip()
 
 
 def stale(run: Mapping[str, Any]) -> bool:
