@@ -121,12 +121,19 @@ class Racing:
         error: a candidate whose chance of entering the front is less is stopped, in (0, 1);
             shared out among the stages.
         tolerance: how many standard errors, of paired differences over items, a candidate must be
-            ahead of a front member to count as better.
+            ahead of a front member to count as better; None: 3, but 0 for one goal, whose front is
+            a single trial, so few enter it.
     """
 
     first: float = 0.0625
     error: float = 0.2
-    tolerance: float = 3.0
+    tolerance: float | None = None
+
+    def tolerated(self, goals: int) -> float:
+        """The tolerance, for so many goals."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 0.0 if goals == 1 else 3.0
 
     def to_json(self) -> dict[str, Any]:
         """All that decides which items are measured."""

@@ -120,7 +120,7 @@ class Races:
             own,
             loss_limits(goals),
             generator(self.charter.seed, "race", "chance", place, done),
-            tolerance=rules.tolerance,
+            tolerance=rules.tolerated(len(goals)),
         )
         if found.chance >= rules.error / (rounds - 1):
             return None
