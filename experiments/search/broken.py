@@ -120,7 +120,7 @@ def main() -> None:
                 best[sampler].append(max(map(landscape.truth, points)))
                 if sampler == "auto":
                     told.append(seen(noted.notes))
-        share, explained, weight = np.median(told, axis=0)
+        share, explained, weight = np.nanmedian(told, axis=0)
         scores = "  ".join(f"{s} {np.median(v):.3f}" for s, v in best.items())
         print(
             f"{name:14} by TPE {share:.2f}, explained {explained:.2f}, weight of margins "
