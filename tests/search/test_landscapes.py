@@ -9,7 +9,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[2] / "experiments" / "search"
 
 
-def test_auto_does_what_random_points_and_tpe_need_twice_as_many_merges_for() -> None:
+def test_auto_is_ahead_of_twice_as_many_random_points_and_of_as_many_of_tpe() -> None:
     done = subprocess.run(
         [sys.executable, FOLDER / "quick.py"], capture_output=True, text=True, check=False
     )
