@@ -17,11 +17,12 @@ from evomerge.errors import StudyError
 from evomerge.interfaces import Asked, Proposal, Sampler
 from evomerge.space import Array
 from evomerge.study import journal
-from evomerge.study.asides import load_asides, number_at, place_of
+from evomerge.study.asides import CONTROL, load_asides, number_at, place_of
 from evomerge.study.charter import Charter
 from evomerge.study.database import Database
 from evomerge.study.log import StudyLog, load_log, observation
 from evomerge.study.rows import load_trials, store_candidate
+from evomerge.study.schema import RACES
 from evomerge.trial import Candidate, Trial
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class Asking:
         candidate = Candidate(self.asked, origin, method, dict(parameters), None)
         with self.database.transaction("aside"):
             store_candidate(self.database, candidate, own=False, note={})
+            if origin == CONTROL:
+                self.database.execute("UPDATE study SET readable_by = max(readable_by, ?)", [RACES])
             journal.write(self.database, "asked", trial=candidate.number, saw=0)
         return candidate
 

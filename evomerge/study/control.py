@@ -8,7 +8,7 @@ to both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Comparison:
             measured there: the selection items chose both.
         trials: of the control that have ended with values.
         low, high: of the difference, 95 %, by resampling the items, the same ones for both sides;
-            None without items.
+            None without items, or where a mean was told in place of them.
     """
 
     split: Split
@@ -127,7 +127,12 @@ def _interval(
     items = {metric: study.items(metric, split) for metric in study.charter.metrics}
     if any(not each for each in items.values()) or not all(sides):
         return None, None
-    tables = [_item_losses(study, side, split) for side in sides]
+    tables = []
+    for side in sides:
+        table = _item_losses(study, side, split, {m: len(each or ()) for m, each in items.items()})
+        if table is None:
+            return None, None
+        tables.append(table)
     found = []
     for draw in range(_RESAMPLED):
         rng = generator(study.seed, CONTROL, "bootstrap", draw)
@@ -144,10 +149,14 @@ def _interval(
     return float(low), float(high)
 
 
-def _item_losses(study: Study, side: Sequence[Trial], split: Split) -> dict[str, Array]:
-    """By metric, ``(trials, items)``."""
-    return {
-        goal.metric: goal.sign
-        * np.array([study.scores(trial.number, split, goal.metric).items for trial in side])
-        for goal in study.goals
-    }
+def _item_losses(
+    study: Study, side: Sequence[Trial], split: Split, counts: Mapping[str, int]
+) -> dict[str, Array] | None:
+    """By metric, ``(trials, items)``; None if only the mean of a trial was told."""
+    found = {}
+    for goal in study.goals:
+        rows = [study.scores(trial.number, split, goal.metric).items for trial in side]
+        if any(len(row) != counts[goal.metric] for row in rows):
+            return None
+        found[goal.metric] = goal.sign * np.array(rows)
+    return found

@@ -13,7 +13,10 @@ READABLE_BY = 1
 """The oldest version of the schema whose readers understand what this version writes."""
 
 RACES = 3
-"""The version that brought races; earlier readers would take a stopped trial for a whole one."""
+"""The version that brought races and controls.
+
+Earlier readers would take a stopped trial for a whole one, and show a control's on the front.
+"""
 
 _FIRST = """
 -- What was fixed when the study was created (charter: JSON), and the campaign as last opened.

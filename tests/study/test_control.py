@@ -12,6 +12,7 @@ import pytest
 from evomerge.report.summary import content_of
 from evomerge.study import confirmation
 from evomerge.study.control import compare, control_front, is_control, next_control
+from evomerge.study.schema import RACES, READABLE_BY
 from evomerge.study.study import Study
 from evomerge.trial import Scores, Split
 
@@ -70,6 +71,26 @@ def test_a_control_changes_nothing_of_the_search(campaign: Path) -> None:
         study.limit = 30
         search(study)
         assert essence(study) == longer
+
+
+def test_readers_that_know_no_controls_are_turned_away(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        search(study)
+        sql = "SELECT readable_by FROM study"
+        assert study._database.row(sql) == (READABLE_BY,)
+        next_control(study)
+        assert study._database.row(sql) == (RACES,)
+
+
+def test_a_mean_told_by_hand_leaves_no_interval(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        search(study)
+        control(study)
+        best = study.ask()[0]
+        study.tell(best, {"a": 1.0, "b": -1.0})
+        found = compare(study)
+        assert found is not None and found.search > found.control
+        assert (found.low, found.high) == (None, None)
 
 
 def test_a_broken_off_control_goes_on_with_the_same_merges(campaign: Path) -> None:
