@@ -39,15 +39,17 @@ class Correction:
 UNCORRECTED = Correction()
 
 
-def corrected(shares: Array, measured: Array, variances: Array) -> Correction:
+def corrected(shares: Array, measured: Array, variances: Array, items: int) -> Correction:
     """The correction under which trials that were left out are predicted best.
 
     Gauss-Newton steps of a probit regression whose priors hold it to no correction.
 
     Args:
         shares: ``(n,)``, predicted; measured: ``(n,)``, both in [0, 1].
-        variances: ``(n,)`` > 0, of what is between them.
+        variances: ``(n,)``, of what is between them; no trial is surer than one item of its share.
+        items: that a share is of.
     """
+    variances = np.maximum(variances, 1 / items**2)
     design = np.stack([np.ones(len(shares)), _latent(shares)], axis=1)
     start = np.array([0.0, 1.0])
     numbers = start
@@ -58,6 +60,8 @@ def corrected(shares: Array, measured: Array, variances: Array) -> Correction:
         gradient = pulled @ (measured - ndtr(turned)) - _HELD * (numbers - start)
         step = np.linalg.solve(pulled @ rows + _HELD * np.eye(2), gradient)
         numbers = numbers + np.clip(step, -0.5, 0.5)
+    if not np.isfinite(numbers).all():
+        return UNCORRECTED
     return Correction(float(numbers[0]), float(max(numbers[1], 0.1)))
 
 

@@ -260,7 +260,8 @@ def _calibrated(
         if raw.height:
             variances = (latent * part.slope**2 + part.noise**2) / raw.height**2
             wrong = (measured - raw.link.low) / raw.height
-            raw = replace(raw, correction=corrected(part.share, wrong, variances))
+            found = corrected(part.share, wrong, variances, len(raw.means))
+            raw = replace(raw, correction=found)
             part = _Part(raw, *raw.arguments(outputs, variance))
         error = measured - part.mean
         factor, noisy = calibrated_both(error, latent * part.slope**2, part.noise**2)

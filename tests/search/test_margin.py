@@ -148,6 +148,25 @@ def test_items_of_changing_numbers_and_missing_margins_break_nothing() -> None:
     assert np.isfinite(make_sampler("margin", problem(), {}).ask(log, 16).point).all()
 
 
+@pytest.mark.parametrize("shift", [4.0, 10.0, 40.0])
+def test_asks_go_on_where_the_goal_is_solved(shift: float) -> None:
+    """Margins far from 0; one loss in a hundred is against its margin's sign."""
+    log = campaign(problem(1), 16)
+    for i, event in enumerate(log):
+        if isinstance(event, Observation) and event.losses is not None:
+            margins = items(event.point, 1)[0].margins - shift
+            wrong = (np.arange(ITEMS) == event.number % (2 * ITEMS)).astype(float)
+            told = (ItemLosses(wrong, margins),)
+            losses = np.array([wrong.mean()])
+            log[i] = Observation(
+                event.number, event.point, losses, 0.0, None, lambda told=told: told
+            )
+    assert np.isfinite(make_sampler("margin", problem(1), {}).ask(log, 16).point).all()
+    predicted = MarginSampler(problem(1)).surrogate(log).predict(np.full((2, D), 0.4))
+    assert np.isfinite(predicted.mean).all()
+    assert np.isfinite(predicted.std).all()
+
+
 def test_the_belief_of_a_sampler_can_be_asked_for(log: ListLog) -> None:
     surrogate = MarginSampler(problem()).surrogate(log)
     assert surrogate.predict(np.full((3, D), 0.4)).mean.shape == (3, 2)

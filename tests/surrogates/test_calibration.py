@@ -6,21 +6,36 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from evomerge.surrogates.calibration import Correction, calibrated_both, corrected
+from evomerge.surrogates.calibration import UNCORRECTED, Correction, calibrated_both, corrected
 
 
 def test_a_blur_is_taken_back() -> None:
     """Shares that were drawn to one half, as Phi(x / 1.5) is of Phi(x)."""
     measured = np.linspace(0.05, 0.6, 40)
     shares = ndtr(ndtri(measured) / 1.5)
-    found = corrected(shares, measured, np.full(40, 1e-4))
+    found = corrected(shares, measured, np.full(40, 1e-4), 100)
     assert np.abs(found.value(shares) - measured).max() < 0.01 < np.abs(shares - measured).max()
 
 
 def test_few_noisy_trials_correct_little() -> None:
-    found = corrected(np.array([0.2, 0.4]), np.array([0.1, 0.3]), np.full(2, 0.25))
+    found = corrected(np.array([0.2, 0.4]), np.array([0.1, 0.3]), np.full(2, 0.25), 100)
     assert found.offset == pytest.approx(0, abs=0.1)
     assert found.slope == pytest.approx(1, abs=0.1)
+
+
+def test_one_sure_trial_is_not_followed() -> None:
+    """Nobody is surer of a share than one of its items, whatever the trial's variance says."""
+    shares = np.linspace(0.05, 0.6, 20)
+    measured, variances = shares + 0.01 * np.cos(np.arange(20)), np.full(20, 1e-3)
+    measured[0], variances[0] = shares[0] - 0.02, 1e-30
+    assert corrected(shares, measured, variances, 60).slope == pytest.approx(1, abs=0.1)
+
+
+def test_solved_goals_and_numbers_that_are_none_leave_shares_alone() -> None:
+    shares = np.full(12, 1e-30)
+    found = corrected(shares, np.full(12, 0.01), np.zeros(12), 60)
+    assert (found.offset, found.slope) == pytest.approx((0, 1), abs=0.01)
+    assert corrected(shares, np.full(12, np.nan), np.ones(12), 60) == UNCORRECTED
 
 
 def test_the_rate_is_the_derivative() -> None:
@@ -31,7 +46,7 @@ def test_the_rate_is_the_derivative() -> None:
 
 def test_certain_shares_stay_finite() -> None:
     shares = np.array([0.0, 1.0, 0.0, 1.0])
-    found = corrected(shares, shares, np.full(4, 1e-3))
+    found = corrected(shares, shares, np.full(4, 1e-3), 100)
     assert found.value(shares) == pytest.approx(shares, abs=1e-3)
     assert np.isfinite(found.rate(shares)).all()
 
