@@ -35,6 +35,8 @@ ARCHITECTURES = {
 """The first of ``architectures`` in config.json to ``general.architecture``."""
 
 _REORDERED = frozenset({"llama"})
+_TIED = frozenset({"gemma", "gemma2", "gemma3"})  # where config.json does not say so either
+_EMBEDDINGS = "token_embd.weight"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class LlamaNames:
         architecture: llama.cpp's word for it.
         layers: how many.
         heads: by the last word of a module whose rows are reordered: its heads.
-        tied: whether the head is the embeddings, so that llama.cpp has no tensor for it.
+        tied: whether the head is the embeddings. llama.cpp has one tensor for both, and an adapter
+            of it would be multiplied as the embeddings' by the one and as the head's by the other.
         known: gguf's map of tensors' names.
     """
 
@@ -60,7 +63,8 @@ class LlamaNames:
         """From the config.json in a base's folder.
 
         Raises:
-            UsageError: if the extra ``gguf`` is missing, or its architecture is none of ours.
+            UsageError: if the extra ``gguf`` is missing or too old, or its architecture is none of
+                ours.
             CheckpointError: if the file is missing, or lacks what is needed.
         """
         if importlib.util.find_spec("gguf") is None:
@@ -88,15 +92,19 @@ class LlamaNames:
             keys = _count(config, "num_key_value_heads", base) if few else queries
             heads = {"q_proj": queries, "k_proj": keys}
         words = {word: number for number, word in gguf.MODEL_ARCH_NAMES.items()}
+        if architecture not in words:
+            raise UsageError(
+                f"the installed gguf does not know {architecture}",
+                command="pip install --upgrade 'evomerge[gguf]'",
+            )
         known = gguf.get_tensor_name_map(words[architecture], layers)
-        return cls(architecture, layers, heads, bool(config.get("tie_word_embeddings")), known)
+        tied = bool(config.get("tie_word_embeddings", architecture in _TIED))
+        return cls(architecture, layers, heads, tied, known)
 
     def tensor(self, module: str) -> str | None:
-        """llama.cpp's name of a module's weights; None where it has none."""
-        if self.tied and module == "lm_head":
-            return None
+        """llama.cpp's name of a module's weights; None where no adapter may change them."""
         found: str | None = self.known.get_name(f"{module}.weight", try_suffixes=(".weight",))
-        return found
+        return None if self.tied and (module == "lm_head" or found == _EMBEDDINGS) else found
 
     def rows(self, module: str, up: Tensor) -> Tensor:
         """A module's rows in llama.cpp's order: of each head, the halves' entries by turns.

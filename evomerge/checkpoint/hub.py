@@ -53,10 +53,14 @@ def hub_id(spoken: str, *, bare: bool = False) -> HubId | None:
     return HubId(found["name"], found["revision"] or MAIN)
 
 
-def located(path: Path) -> Path:
-    """A path of the command line: itself, or the snapshot if it is an id of the hub."""
+def located(path: Path, *, only: str | None = None) -> Path:
+    """A path of the command line: itself, or the snapshot if it is an id of the hub.
+
+    Args:
+        only: as `snapshot`.
+    """
     found = None if path.exists() else hub_id(path.as_posix())
-    return path if found is None else snapshot(found)
+    return path if found is None else snapshot(found, only=only)
 
 
 def origin(path: Path) -> HubId | None:
@@ -67,8 +71,11 @@ def origin(path: Path) -> HubId | None:
     return HubId(holder.name.removeprefix("models--").replace("--", "/", 1), path.name)
 
 
-def snapshot(model: HubId) -> Path:
+def snapshot(model: HubId, *, only: str | None = None) -> Path:
     """The folder with the model's files.
+
+    Args:
+        only: the one file that is wanted; None for weights and all.
 
     Raises:
         CheckpointError: the extra ``hf`` is not installed, the hub cannot be reached, or it has no
@@ -83,7 +90,8 @@ def snapshot(model: HubId) -> Path:
             command="pip install 'evomerge[hf]'",
         ) from None
     name, revision = model
-    wanted, reason = list(FILES), "'the weights are not all there'"
+    wanted = list(FILES) if only is None else [only]
+    reason = "'the weights are not all there'" if only is None else f"'it has no {only}'"
     for local in (True, False):
         try:
             found = snapshot_download(
@@ -92,16 +100,18 @@ def snapshot(model: HubId) -> Path:
         except (OSError, ValueError) as error:  # not in the cache, then: not reached, not there
             reason = _reason(error)
             continue
-        if _whole(Path(found)):  # without a connection the library gives what it has
+        if _whole(Path(found), only):  # without a connection the library gives what it has
             return Path(found)
     raise CheckpointError(
         f"{model} is not on this machine, whole, and cannot be downloaded: {reason}",
-        command=f"hf download {name} --revision {revision}",
+        command=f"hf download {name} {only or ''}".rstrip() + f" --revision {revision}",
     )
 
 
-def _whole(folder: Path) -> bool:
-    """Whether the weights are there: a folder of the cache may hold a tokenizer alone."""
+def _whole(folder: Path, only: str | None) -> bool:
+    """Whether all that is wanted is there: a folder of the cache may hold a tokenizer alone."""
+    if only is not None:
+        return (folder / only).exists()
     if not any(folder.rglob("*.safetensors")):
         return False
     return all(

@@ -54,12 +54,13 @@ def gguf(*, base: Path, adapters: tuple[str, ...], out: Path, split: Split, as_j
     PEFT adapter, or NAME=PATH. The server takes one scale for each file and request, so adapters
     that are split have weights per band of layers. Prints the files, and how they are used.
     """
+    from evomerge.checkpoint.gguf_names import CONFIG
     from evomerge.checkpoint.hub import located
     from evomerge.export.gguf import naming, write_gguf
 
     models = named_models(adapters)
     found = {name: located(path) for name, path in models.items()}
-    written = write_gguf(located(base), found, out, split=split)
+    written = write_gguf(located(base, only=CONFIG), found, out, split=split)
     rows = [
         {
             "model": file.model,

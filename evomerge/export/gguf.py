@@ -110,7 +110,8 @@ def _modules(adapter: Adapter, names: LlamaNames) -> dict[str, LowRank]:
     if strange:
         raise UsageError(
             f"what it does to {listed(strange)} cannot be said in a GGUF adapter, which holds the "
-            "factors of linear layers and embeddings alone: no bias, DoRA or replaced tensor",
+            "factors of linear layers and embeddings alone: no bias, DoRA or replaced tensor, and "
+            "no embeddings that are the head as well",
             place=shown(adapter.path),
         )
     return found

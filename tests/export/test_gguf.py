@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from textwrap import dedent
 
 import gguf
@@ -25,6 +26,12 @@ Adapt = Callable[..., Path]
 Q, K, DOWN = (f"model.layers.{{}}.{part}" for part in
               ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"))  # fmt: skip
 TARGETS = ["q_proj", "k_proj", "down_proj", "embed_tokens", "lm_head"]
+
+
+EMBEDDINGS = {
+    "model.embed_tokens.lora_embedding_A": torch.linspace(-1, 1, 2 * 258).reshape(2, 258),
+    "model.embed_tokens.lora_embedding_B": torch.linspace(0, 2, 32 * 2).reshape(32, 2),
+}
 
 
 def factors(module: str, out: int, into: int, rank: int = 2) -> dict[str, torch.Tensor]:
@@ -112,13 +119,16 @@ def test_the_change_is_the_adapters_whatever_its_scale(
 
 
 def test_embeddings_stand_the_other_way_round(models: Path, adapt: Adapt, tmp_path: Path) -> None:
-    down, up = torch.randn(2, 258), torch.randn(32, 2)
-    name = "model.embed_tokens"
-    source = adapt({f"{name}.lora_embedding_A": down, f"{name}.lora_embedding_B": up},
-                   target_modules=TARGETS)  # fmt: skip
-    write_gguf(models / "base", {"math": source}, tmp_path / "out", split=None)
-    found = deltas(tmp_path / "out" / "math.gguf", models / "base")
-    assert_same(found, {f"{name}.weight": 2.0 * (up @ down).T.numpy()})
+    base = copytree(models / "base", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    source = adapt(EMBEDDINGS, target_modules=TARGETS)
+    write_gguf(base, {"math": source}, tmp_path / "out", split=None)
+    found = deltas(tmp_path / "out" / "math.gguf", base)
+    down, up = EMBEDDINGS.values()
+    assert_same(found, {"model.embed_tokens.weight": 2.0 * (up @ down).T.numpy()})
+    with pytest.raises(UsageError, match="embed_tokens', outside the layers"):
+        write_gguf(base, {"math": source}, tmp_path / "cut", split=2)
 
 
 @pytest.mark.parametrize(
@@ -151,9 +161,9 @@ def test_files_of_bands_sum_up_to_the_adapter(
     [
         ({"model.norm.weight": torch.ones(32)}, None, r"model\.norm\.weight\' cannot be said"),
         (factors("lm_head", 258, 32), None, r"lm_head\.weight\' cannot be said"),
+        (EMBEDDINGS, None, r"embed_tokens\.weight\' cannot be said.*that are the head as well"),
         (factors("visual.q_proj", 4, 4), None, r"visual\.q_proj\.weight\' cannot be said"),
         (layers(0), 5, "5 bands are asked of 4 layers"),
-        (factors("model.embed_tokens", 32, 258), 2, "embed_tokens', outside the layers"),
         (factors(Q.format(0), 30, 32), None, "30 rows, which 4 heads cannot share"),
         (layers(0) | {f"{Q.format(0)}.lora_B.weight": torch.full((32, 2), math.nan)}, None,
          "NaN or infinite entries in model.layers.0.self_attn.q_proj"),
@@ -184,6 +194,9 @@ def test_other_bases_are_refused(
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"]}))
     with pytest.raises(CheckpointError, match="num_hidden_layers is 'None'"):
         LlamaNames.of(tmp_path)
+    with monkeypatch.context() as old, pytest.raises(UsageError, match=r"gguf does not know llama"):
+        old.setattr(gguf, "MODEL_ARCH_NAMES", {})
+        LlamaNames.of(models / "base")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"the extra gguf.*\n.*pip install 'evomerge\[gguf\]'"):
         LlamaNames.of(models / "base")
@@ -209,6 +222,8 @@ def test_names_of_other_architectures(
     assert names.tensor(f"model.layers.1.{module}") == f"blk.1.{name}.weight"
     # Only Llama's and Mistral's rotary embedding is of neighbours.
     assert bool(names.heads) == (architecture == "MistralForCausalLM")
+    # Gemma's configs do not say that their embeddings are tied.
+    assert names.tied == (architecture == "Gemma3ForCausalLM")
 
 
 def test_the_command_says_how_the_files_are_used(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint.hub import HubId, hub_id, origin
+from evomerge.checkpoint.hub import HubId, hub_id, located, origin
 from evomerge.errors import CampaignError, CheckpointError
 from evomerge.export.merge import write_merge
 from evomerge.recipe.template import campaign_text
@@ -88,6 +88,14 @@ def test_init_writes_the_ids_down(cache: Path, tmp_path: Path) -> None:
     text = campaign_text(Path("org/base@main"), models, file=tmp_path / "campaign.yaml")
     assert "base: 'org/base@main'" in text
     assert "  math: 'org/math@main'" in text
+
+
+def test_one_file_needs_no_weights(cache: Path) -> None:
+    config = put(cache, "org/code", 0.0, weights=False)
+    assert located(Path("org/code@main"), only="config.json") == config
+    with pytest.raises(CheckpointError, match="org/code@main is not on this machine") as e:
+        located(Path("org/code@main"), only="tokenizer.json")
+    assert e.value.command == "hf download org/code tokenizer.json --revision main"
 
 
 @pytest.mark.parametrize("cached", [False, True])
