@@ -17,7 +17,7 @@ from pathlib import Path
 from evomerge.errors import EvomergeError, ObjectiveError
 from evomerge.faults import reach
 from evomerge.study import confirmation
-from evomerge.study.control import next_control
+from evomerge.study.control import is_control, next_control
 from evomerge.study.costs import Costs, probe_job
 from evomerge.study.events import (
     AttemptBegan,
@@ -88,8 +88,8 @@ def run(
 ) -> RunResult:
     """Run a campaign, or go on with it, until its budget is used up or a signal stops it.
 
-    The budget of hours bounds the search; the confirmation comes after it, or what was paid for
-    would not be known.
+    The budget of hours bounds the search; control and confirmation come after it, or what was paid
+    for would not be known.
 
     Args:
         study: open for writing; it stays open.
@@ -356,10 +356,8 @@ class _Session:
         )
         if running.phase == "confirmation":
             self._judge_confirmation(running.task, answer)
-        elif trial.state is TrialState.DONE:
-            self._failures.count(trial.number, None)
-        elif trial.state is TrialState.FAILED:
-            self._failures.count(trial.number, trial.reason or str(answer.outcome))
+        elif trial.state in (TrialState.DONE, TrialState.FAILED) and not is_control(trial):
+            self._failures.count(trial.number, trial.reason)
 
     def _judge_confirmation(self, task: _Task, answer: Answer) -> None:
         """Trials keep their state here; what cannot be confirmed is said in the result."""

@@ -157,6 +157,15 @@ def test_workers_run_races_and_a_control(campaign: Path) -> None:
     assert any(event.trial.state is TrialState.PENDING for event in ends)  # a race that goes on
 
 
+def test_a_control_that_fails_does_not_end_the_run(campaign: Path, rule: Rule) -> None:
+    ran(campaign)
+    rule("fail", "if len(items) > 2: raise ValueError('no')")
+    result, trials = ran(campaign, control=True)
+    assert result.ending is Ending.FINISHED
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    assert [trial.candidate.origin for trial in failed] == ["control"] * 6
+
+
 def test_running_again_repeats_nothing(campaign: Path) -> None:
     _, first = ran(campaign)
     begun: list[Event] = []
