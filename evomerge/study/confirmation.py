@@ -14,17 +14,15 @@ import numpy as np
 
 from evomerge import pareto
 from evomerge.errors import UsageError
-from evomerge.goals import Goal, losses, violation
+from evomerge.goals import Goal, violation
 from evomerge.space import Array
-from evomerge.study.control import control_front, is_control
+from evomerge.study.control import control_nominees, is_control
+from evomerge.study.fronts import MOST, largest
 from evomerge.study.references import is_reference
 from evomerge.trial import Split, Trial, TrialState
 
 if TYPE_CHECKING:
     from evomerge.study.study import Study
-
-MOST = 16
-"""How many of the search front are confirmed; the largest contributions first."""
 
 SPLITS: tuple[Split, ...] = ("selection", "test")
 
@@ -40,7 +38,7 @@ def nominees(
         reference: of the hypervolume; without one, the front's first members are taken.
     """
     references = [t for t in trials if is_reference(t) and t.state is TrialState.DONE]
-    chosen = {t.number: t for t in (*references, *_largest(goals, front, reference))}
+    chosen = {t.number: t for t in (*references, *largest(goals, front, reference))}
     return [chosen[number] for number in sorted(chosen)]
 
 
@@ -56,8 +54,7 @@ def unmeasured(study: Study, only: int | None = None) -> list[tuple[Trial, tuple
         chosen = nominees(goals, trials, study.front(), reference)
         chosen += promising(study, trials)
         if any(map(is_control, trials)):
-            by_control = _largest(goals, control_front(study, "search"), reference)
-            chosen += [trial for trial in by_control if is_control(trial)]
+            chosen += [trial for trial in control_nominees(study) if is_control(trial)]
     else:
         chosen = [trial for trial in (study.trial(only),) if trial.state is TrialState.DONE]
     found = [(trial, tuple(s for s in held_out if s not in trial.results)) for trial in chosen]
@@ -102,11 +99,3 @@ def _is_measurable(study: Study, split: Split) -> bool:
     """Whether the split has items of its own, and no goal is without."""
     items = items_of(study, split).values()
     return any(items) and all(part is None or part for part in items)
-
-
-def _largest(goals: Sequence[Goal], front: Sequence[Trial], reference: Array | None) -> list[Trial]:
-    if len(front) <= MOST or reference is None:
-        return list(front[:MOST])
-    table = losses(goals, [trial.values("search") or {} for trial in front])
-    order = np.argsort(-pareto.contributions(table, reference), kind="stable")
-    return [front[i] for i in order[:MOST].tolist()]

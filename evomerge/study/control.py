@@ -19,9 +19,9 @@ from evomerge.goals import losses, violation
 from evomerge.pareto import hypervolume
 from evomerge.randomness import generator
 from evomerge.study.asides import CONTROL
-from evomerge.study.fronts import front_of
+from evomerge.study.fronts import front_of, largest
 from evomerge.study.references import is_reference
-from evomerge.trial import Candidate, Split, Trial, TrialState
+from evomerge.trial import Candidate, Outcome, Split, Trial, TrialState
 
 if TYPE_CHECKING:
     from evomerge.space import Array
@@ -57,6 +57,11 @@ def control_front(study: Study, split: Split) -> list[Trial]:
     return _front(study, [t for t in study.trials() if is_control(t) or is_reference(t)], split)
 
 
+def control_nominees(study: Study) -> list[Trial]:
+    """Of the control's search front, what is confirmed."""
+    return largest(study.goals, control_front(study, "search"), study.reference_point)
+
+
 def _front(study: Study, trials: Sequence[Trial], split: Split) -> list[Trial]:
     values = {t.number: found for t in trials if (found := t.values(split)) is not None}
     numbers = set(front_of(study.goals, values)) if values else set()
@@ -68,8 +73,9 @@ class Comparison:
     """The hypervolumes of what search and control hand over.
 
     Attributes:
-        split: the items that they are measured on; the test items, once both fronts were
-            measured there: the selection items chose both.
+        split: the items that they are measured on: the search items until the whole of the
+            control's front was confirmed; the test items, once both fronts were measured there,
+            which the selection items chose.
         trials: of the control that have ended with values.
         low, high: of the difference, 95 %, by resampling the items, the same ones for both sides;
             None without items, or where a mean was told in place of them.
@@ -101,8 +107,7 @@ def compare(study: Study) -> Comparison | None:
     reference = study.reference_point
     if not controls or reference is None:
         return None
-    nominated = [t for t in control_front(study, "search") if is_control(t)]
-    confirmed = any("selection" in t.results for t in nominated or study.trials())
+    confirmed = all(_is_confirmed(study, trial) for trial in control_nominees(study))
     chosen: Split = "selection" if confirmed else "search"
     sides = [
         _feasible(study, front, chosen)
@@ -114,6 +119,14 @@ def compare(study: Study) -> Comparison | None:
     search, control = (hypervolume(table, reference) for table in means)
     low, high = _interval(study, sides, split, reference)
     return Comparison(split, len(controls), search, control, low, high)
+
+
+def _is_confirmed(study: Study, trial: Trial) -> bool:
+    """Whether it was measured on the selection items, or has failed there."""
+    if "selection" in trial.results:
+        return True
+    ends = [each.outcome for each in study.attempts(trial.number) if "selection" in each.splits]
+    return any(end not in (None, Outcome.LOST) for end in ends)
 
 
 def _feasible(study: Study, front: Sequence[Trial], split: Split) -> list[Trial]:

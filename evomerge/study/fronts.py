@@ -10,6 +10,10 @@ from evomerge import pareto
 from evomerge.goals import Goal, losses, violation
 from evomerge.space import Array
 from evomerge.study.records import HistoryPoint
+from evomerge.trial import Trial
+
+MOST = 16
+"""How many of a search front are confirmed; the largest contributions first."""
 
 Values = Mapping[int, Mapping[str, float]]
 """Means by metric, by trial number, ascending."""
@@ -24,6 +28,19 @@ def front_of(goals: Sequence[Goal], values: Values) -> list[int]:
     missed = np.array([violation(goals, value) for value in values.values()])
     keep = pareto.non_dominated(table, missed)
     return [number for number, kept in zip(values, keep, strict=True) if kept]
+
+
+def largest(goals: Sequence[Goal], front: Sequence[Trial], reference: Array | None) -> list[Trial]:
+    """The members of a search front that are confirmed: those that contribute most, at most `MOST`.
+
+    Args:
+        reference: of the hypervolume; without one, the front's first members are taken.
+    """
+    if len(front) <= MOST or reference is None:
+        return list(front[:MOST])
+    table = losses(goals, [trial.values("search") or {} for trial in front])
+    order = np.argsort(-pareto.contributions(table, reference), kind="stable")
+    return [front[i] for i in order[:MOST].tolist()]
 
 
 def hypervolume_of(goals: Sequence[Goal], values: Values, reference: Array) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from evomerge.goals import Goal
-from evomerge.study.confirmation import MOST, nominees
+from evomerge.study.confirmation import nominees
+from evomerge.study.fronts import MOST
 from evomerge.trial import Candidate, Measured, Trial, TrialState
 
 GOALS = (Goal("a"), Goal("b"))

@@ -14,7 +14,7 @@ from evomerge.study import confirmation
 from evomerge.study.control import compare, control_front, is_control, next_control
 from evomerge.study.schema import RACES, READABLE_BY
 from evomerge.study.study import Study
-from evomerge.trial import Scores, Split
+from evomerge.trial import Outcome, Scores, Split
 
 
 @pytest.fixture
@@ -27,12 +27,13 @@ def campaign(write_campaign: Callable[..., Path]) -> Path:
     )
 
 
-def scores(study: Study, number: int, split: Split) -> dict[str, Scores]:
+def scores(study: Study, number: int, split: Split, best: float = 0.8) -> dict[str, Scores]:
+    """Goal a is at its best where all weights are 0.8, b where they are `best`."""
     parameters = study.trial(number).candidate.parameters
     weights = [value for name, value in parameters.items() if name.endswith("weight")]
-    miss = sum((weight - 0.8) ** 2 for weight in weights)
     found = {}
-    for metric, sign in (("a", -1.0), ("b", 1.0)):
+    for metric, sign, wanted in (("a", -1.0, 0.8), ("b", 1.0, best)):
+        miss = sum((weight - wanted) ** 2 for weight in weights)
         items = study.items(metric, split) or ()
         found[metric] = Scores([sign * miss * (1 + 0.2 * (item % 3)) for item in items])
     return found
@@ -128,3 +129,21 @@ def test_search_and_control_are_compared_on_items_that_chose_neither(campaign: P
         assert found.search == pytest.approx(float(np.prod(reference - best)))
         assert {t.number for t in control_front(study, "selection")}
         assert ("control", str(found)) in content_of(study).facts
+
+
+def test_a_control_confirmed_in_part_is_compared_on_the_search_items(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        for ask in (study.ask_next, lambda: next_control(study)):
+            while (candidate := ask()) is not None:
+                study.tell(candidate, scores(study, candidate.number, "search", best=0.2))
+        *first, last = [trial.number for trial, _ in confirmation.unmeasured(study)]
+        assert is_control(study.trial(first[-1])) and is_control(study.trial(last))
+        for number in first:
+            for split in confirmation.SPLITS:
+                study.tell(number, scores(study, number, split, best=0.2), split=split)
+        partly = compare(study)
+        assert partly is not None and partly.split == "search"
+        attempt = study.begin(last, confirmation.SPLITS, "me")
+        study.end(attempt, Outcome.FAILED, reason="no")
+        wholly = compare(study)
+        assert wholly is not None and wholly.split == "test"
