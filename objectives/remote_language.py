@@ -26,19 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.errors import UsageError
-from evomerge.objectives import options as read
 from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.completions import Token, written
 from evomerge.objectives.endpoint.failures import EndpointDownError
-from evomerge.objectives.endpoint.options import EndpointOptions
 from evomerge.objectives.endpoint.query import Query
+from evomerge.objectives.remote_options import RemoteOptions
 from evomerge.objectives.subject import LanguageModel
-from evomerge.recipe.logit_fusion import SERVER
 
 LOGGER = logging.getLogger("evomerge")
-TOP = 20
-"""Tokens to ask for unless the campaign says otherwise."""
 MUCH = 0.1
 """Probability not told from which on a warning is given."""
 _NONE = 1e-9
@@ -86,9 +81,7 @@ class RemoteLanguage:
     is written costs one.
 
     Args:
-        options: `SERVER`: ``url``, with ``/v1``, and how it is reached (`EndpointOptions`);
-            ``model``, its name; ``top``, how many tokens to ask for; ``echo``, whether it tells
-            those at the prompt's places; ``extra``, fields of every body.
+        options: as `RemoteOptions.read` takes them.
         tokens: a model of the same tokenizer, which is here.
         names: token id to token, as ``tokenizer.json`` has it.
 
@@ -101,14 +94,8 @@ class RemoteLanguage:
     def __init__(
         self, options: Mapping[str, Any], tokens: LanguageModel, names: Mapping[int, str]
     ) -> None:
-        read.check_names(options, SERVER)
-        self.client = Client(EndpointOptions.read(options))
-        self._model = read.required_text(options, "model", "the model's name")
-        self._top = read.count(options, "top") or TOP
-        self._echo = options.get("echo", True)
-        self._extra = options.get("extra", {})
-        if not isinstance(self._echo, bool) or not isinstance(self._extra, Mapping):
-            raise UsageError("echo is true or false, and extra a mapping of fields")
+        self._options = RemoteOptions.read(options)
+        self.client = Client(self._options.endpoint)
         self._tokens, self._names = tokens, names
         self._warned = False
 
@@ -156,7 +143,7 @@ class RemoteLanguage:
         Raises:
             EndpointError: if the API does not answer, or tells no log-probabilities.
         """
-        ask = self._echoed if self._echo and keep > 1 else self._asked
+        ask = self._echoed if self._options.echo and keep > 1 else self._asked
         found = ask(rows, keep)
         self._look(found)
         return torch.stack(
@@ -187,8 +174,9 @@ class RemoteLanguage:
         return [told[i : i + keep] for i in range(0, len(told), keep)]
 
     def _sent(self, rows: Sequence[_Row], *, echo: bool) -> list[tuple[Token, ...]]:
-        body = {"model": self._model, "max_tokens": 1, "temperature": 0, "logprobs": self._top}
-        more = {**({"echo": True} if echo else {}), **self._extra}
+        given = self._options
+        body = {"model": given.model, "max_tokens": 1, "temperature": 0, "logprobs": given.top}
+        more = {**({"echo": True} if echo else {}), **given.extra}
         queries = [
             Query({**body, **more, "prompt": list(row)}, path="/completions", tokens=1)
             for row in rows

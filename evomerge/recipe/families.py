@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from evomerge.errors import CampaignError, PluginError
 from evomerge.interfaces import Objective, Sampler, SearchProblem
@@ -27,6 +28,7 @@ _FAMILIES = Registry(
         "sampler maker": "evomerge.search.registry:make_sampler",
         "objective": "evomerge.objectives.registry:OBJECTIVES",
         "objective maker": "evomerge.objectives.registry:make",
+        "large model behind an API": "evomerge.objectives.remote_options:check",
     },
 )
 
@@ -96,6 +98,16 @@ def make_objective(spec: ObjectiveSpec, folder: Path) -> Objective:
     """
     make: Callable[..., Objective] = _FAMILIES.load("objective maker")
     return make(spec.type, spec.options, folder=folder)
+
+
+def check_server(options: Mapping[str, Any]) -> None:
+    """Some options of a large model behind an API.
+
+    Raises:
+        UsageError: if one is not in order, or would hold a secret.
+    """
+    check: Callable[[Mapping[str, Any]], None] = _FAMILIES.load("large model behind an API")
+    check(options)
 
 
 def _named(node: Node, family: str, later: Mapping[str, str], registry: Registry) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from evomerge.coefficients import Coefficients, Mixing
 from evomerge.errors import CampaignError, UsageError
-from evomerge.recipe import sections
+from evomerge.recipe import families, sections
 from evomerge.recipe.reader import (
     Parser,
     Section,
@@ -54,8 +54,8 @@ class LogitFusion:
             where it is behind an API.
         mode: ``static`` adds the weighted differences as they are; ``matched`` scales them for
             each token, see `evomerge.objectives.logit_fusion.matching_scale`.
-        server: options of the API, see `evomerge.objectives.remote_language`; None where there
-            is a folder.
+        server: options of the API, see `evomerge.objectives.remote_options`, in order and without
+            secrets; None where there is a folder.
     """
 
     large: Path | None
@@ -92,6 +92,13 @@ def _large_from(folder: Path) -> Parser[Path | dict[str, Any]]:
                 cause = f"{key!r} is no option of a large model{nearest(key, SERVER)}"
                 raise error(cause, node.keys[key])
         found: dict[str, Any] = options(node)
+        for key, value in found.items():
+            if key == "url" and str(value).startswith("$"):  # looked up where it is asked
+                continue
+            try:
+                families.check_server({key: value})
+            except UsageError as problem:
+                raise error(problem.cause, node.keys[key]) from None
         for key in ("url", "model"):
             if not isinstance(found.get(key), str):
                 raise error(f"the large model's {key} is missing, a text", node)

@@ -16,6 +16,7 @@ from evomerge.checkpoint.folder import read_json
 from evomerge.checkpoint.models import Model
 from evomerge.errors import CheckpointError, EvomergeError
 from evomerge.interfaces import Objective
+from evomerge.recipe import families
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.endpoint_checks import unmixable
 from evomerge.recipe.findings import Finding, failure, in_bytes, info, refusal, warning
@@ -76,6 +77,10 @@ def _remote(server: Mapping[str, Any]) -> Iterator[Finding]:
     variable = server.get("api_key_env")
     if isinstance(variable, str) and not os.environ.get(variable):
         yield refusal("logit_fusion", f"the environment variable {variable} is not set")
+    try:
+        families.check_server(server)  # its url may stand in the environment
+    except EvomergeError as error:
+        yield failure("logit_fusion", error)
     text = (
         "the large model is asked for its likeliest tokens alone; what it does not tell is spread"
     )

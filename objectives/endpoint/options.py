@@ -40,7 +40,13 @@ OPTIONS = (
 
 SelfTest = Literal["strict", "warn", "off"]
 
-_KEYS = re.compile(r"api[_-]?key|token|secret|password|authorization|bearer|cookie", re.IGNORECASE)
+_KEYS = re.compile(
+    r"api[_-]?key|token|secret|password|authorization|bearer|cookie|(?<![a-z])auth(?![a-z])",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile("token", re.IGNORECASE)
+_OF_TEXTS = re.compile(r"(?:bos|eos|pad|stop|unk)_?tokens?|token_?ids?|tokeniz", re.IGNORECASE)
+"""Names of tokens that are no secrets."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -143,7 +149,7 @@ class EndpointOptions:
         return cls(
             url=_url(read.required_text(options, "url", "http://127.0.0.1:8080/v1")),
             api_key_env=variable,
-            api_key_header=read.text(options, "api_key_header") or "Authorization",
+            api_key_header=_header(read.text(options, "api_key_header") or "Authorization"),
             headers=_headers(options.get("headers", {})),
             prices=_prices(options.get("prices", {})),
             connection=_connection(options.get("connection", {})),
@@ -153,18 +159,44 @@ class EndpointOptions:
         )
 
 
-def refuse_keys(options: Mapping[str, Any]) -> None:
-    """Refuse an option that would hold a secret, without repeating it.
+def refuse_keys(options: Any, path: str = "") -> None:
+    """Refuse an option, or a field at any depth of one, that would hold a secret.
+
+    Args:
+        path: before the names in the message, which repeats no value.
 
     Raises:
         UsageError: naming the option.
     """
-    for name in options:
-        if _KEYS.search(name) and name not in OPTIONS and not name.startswith("max_"):
+    if isinstance(options, list | tuple):
+        for one in options:
+            refuse_keys(one, path)
+    if not isinstance(options, Mapping):
+        return
+    for name, value in options.items():
+        if name not in OPTIONS and _secret(name, value):
             raise UsageError(
-                f"{name}: secrets never stand in a campaign file; put the key into an environment "
-                "variable and say `api_key_env: ITS_NAME`"
+                f"{path}{name}: secrets never stand in a campaign file; put the key into an "
+                "environment variable and say `api_key_env: ITS_NAME`"
             )
+        if path or name != "headers":  # those have a sentence of their own
+            refuse_keys(value, f"{path}{name}.")
+
+
+def _secret(name: str, value: Any) -> bool:
+    """By the name; a token is one only as a text, for counts and flags are called so too."""
+    rest = _OF_TEXTS.sub("", name)
+    if not _KEYS.search(rest):
+        return False
+    return bool(_KEYS.search(_TOKEN.sub("", rest))) or _has_text(value)
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_text, value.values()))
+    return isinstance(value, str) or (
+        isinstance(value, list | tuple) and any(map(_has_text, value))
+    )
 
 
 def _url(given: str) -> str:
@@ -199,6 +231,12 @@ def _headers(given: Any) -> dict[str, str]:
         if not _HEADER.fullmatch(name) or not value.isprintable() or not value.isascii():
             raise UsageError(f"headers: {name!r:.60} is no header")
     return dict(given)
+
+
+def _header(name: str) -> str:
+    if not _HEADER.fullmatch(name):
+        raise UsageError("api_key_header is no header's name; the key itself never stands here")
+    return name
 
 
 def _prices(given: Any) -> Prices:

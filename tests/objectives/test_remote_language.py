@@ -259,3 +259,52 @@ def test_options_are_strict(tmp_path: Path) -> None:
     path.write_text(text.replace("model: large, ", ""))
     with pytest.raises(CampaignError, match="the large model's model is missing"):
         Campaign.load(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("headers: {Authorization: Bearer sk-canary}", "headers: Authorization is for secrets"),
+        ("extra: {a: [{api_key: sk-canary}]}", "extra.a.api_key: secrets never stand"),
+        ("api_key_header: 'X-Key: sk-canary'", "api_key_header is no header's name"),
+        ("echo: sk-canary", "echo is true or false"),
+    ],
+)
+def test_a_secret_is_refused_at_its_line_before_a_study_holds_it(
+    given: str, message: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders["base"].parent
+    path = folder / "campaign.yaml"
+    text = CAMPAIGN.format(url="http://127.0.0.1:1")
+    path.write_text(text.replace("           prices:", f"           {given}, prices:"))
+    refuses_without_a_trace(path, 6, message, capsys)
+
+
+def test_a_url_with_a_password_is_refused_at_its_line(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folders["base"].parent / "campaign.yaml"
+    path.write_text(CAMPAIGN.format(url="http://u:sk-canary@127.0.0.1:1"))
+    refuses_without_a_trace(path, 5, "url holds a user name or a password", capsys)
+
+
+def refuses_without_a_trace(
+    path: Path, line: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["run", str(path)]) == CampaignError.exit_code
+    said = "".join(capsys.readouterr())
+    assert f"{path.name}:{line}:" in said and message in " ".join(said.split())
+    path.unlink()
+    held = b"".join(file.read_bytes() for file in path.parent.rglob("*") if file.is_file())
+    assert b"canary" not in held and "canary" not in said
+
+
+def test_a_url_in_the_environment_is_looked_up_by_check_alone(
+    folders: dict[str, Path], write_items: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_items(*WORDS * 3).parent / "campaign.yaml"
+    path.write_text(CAMPAIGN.format(url="$FUSION_URL").replace("FUSION_URL/v1", "FUSION_URL"))
+    monkeypatch.setenv("FUSION_KEY", "any")
+    monkeypatch.delenv("FUSION_URL", raising=False)
+    found = [one.text for one in preflight(Campaign.load(path)) if one.severity == "error"]
+    assert found == ["url: the environment variable FUSION_URL is not set"]

@@ -265,8 +265,13 @@ def test_a_key_goes_into_its_header_and_nowhere_else(
     ("options", "message"),
     [
         ({"api_key": "sk-1"}, "api_key: secrets never stand in a campaign file"),
+        ({"extra": {"api_key": "sk-1"}}, r"extra\.api_key: secrets never stand"),
+        ({"extra": {"a": [{"hf_token": "sk-1"}]}}, r"extra\.a\.hf_token: secrets never stand"),
+        ({"extra": {"secrets": {"one": ["sk-1"]}}}, r"extra\.secrets: secrets never stand"),
+        ({"api_key_header": "X-Key: sk-1"}, "api_key_header is no header's name"),
         ({"api_key_env": "sk-1234"}, "not the name of an environment variable"),
         ({"headers": {"Authorization": "Bearer x"}}, "headers: Authorization is for secrets"),
+        ({"headers": {"X-Auth": "sk-1"}}, "headers: X-Auth is for secrets"),
         ({"url": "http://me:pw@host/"}, "user name or a password"),
         ({"url": "http://host/?api_key=1"}, "url holds a key"),
         ({"url": "ftp://host/"}, "http://... or https://... is wanted"),
@@ -281,3 +286,9 @@ def test_options_that_make_no_sense_are_refused_without_repeating_a_secret(
     with pytest.raises(UsageError, match=message) as caught:
         client_of(Loopback(doubled, port=1), **options)
     assert "sk-1" not in str(caught.value) and "pw" not in str(caught.value)
+
+
+def test_fields_about_tokens_of_text_are_no_secrets(client_of: Make) -> None:
+    flags = {"return_tokens_as_token_ids": True, "max_tokens": 5, "min_tokens": 1}
+    texts = {"stop_token_ids": [1], "eos_token": "</s>", "tokenizer": "x", "author": "y"}
+    client_of(Loopback(doubled, port=1), tokens=64, extra={"a": [flags, texts]})
