@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -35,7 +34,7 @@ from evomerge.merging.method import Chunk, Settings, Surveying, check_count, che
 from evomerge.merging.plan import Mask, MergePlan, Vocabulary
 from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
-from evomerge.merging.scratch import Scratch
+from evomerge.merging.scratch import Scratch, Scratches
 from evomerge.merging.tally import Each, magnitude_tables, product_tables
 from evomerge.merging.threads import allowed_threads, one_thread_each, spread
 from evomerge.merging.to_disk import StreamedMerge
@@ -108,7 +107,7 @@ class Merger:
         self._pool = Pool(
             [n for n, e in base.tensors.items() if merges(e) and n not in self.follows]
         )
-        self._idle: list[Scratch] = []
+        self.scratches = Scratches()
 
     def tensor(
         self,
@@ -243,7 +242,7 @@ class Merger:
             word: safetensors dtype.
         """
         settings = None if plan is None else self.settings(name, plan)
-        with self.scratch() as scratch:
+        with self.scratches.one() as scratch:
             if plan is None or settings is None:
                 yield from copied(self.base, name, torch_dtype(word), scratch)
                 return
@@ -259,13 +258,13 @@ class Merger:
         settings = self.settings(name, plan)
         if settings is None:
             return None
-        with self.scratch() as scratch:
+        with self.scratches.one() as scratch:
             return self._merge(name, plan, settings, word, scratch)
 
     def chunks(self, name: str) -> Iterator[Chunk]:
         """A tensor's chunks in order, to look at: with every model's whole task vector."""
         plan = MergePlan("task_arithmetic", tuple(self.models), {})
-        with self.scratch() as scratch:
+        with self.scratches.one() as scratch:
             yield from stretches(self._inputs(name, plan), range(len(self.models)), scratch)
 
     def spread(self, work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
@@ -293,7 +292,7 @@ class Merger:
         if method.traits.pooled:
 
             def of_tensor(tensor: str) -> dict[int, MagnitudeTable]:
-                with self.scratch() as scratch:
+                with self.scratches.one() as scratch:
                     return self._counted(self._inputs(tensor, plan), plan.models, sparse, scratch)
 
             return self._pool.tables(plan.models, sparse, of_tensor), ()
@@ -390,15 +389,3 @@ class Merger:
         source = self.models[model]
         count = self.base.entry(name).count
         return VectorKey(name, model, count, self.base.identity(name), source.identity(name))
-
-    @contextmanager
-    def scratch(self) -> Iterator[Scratch]:
-        """Buffers that no other thread uses meanwhile."""
-        try:
-            scratch = self._idle.pop()
-        except IndexError:
-            scratch = Scratch()
-        try:
-            yield scratch
-        finally:
-            self._idle.append(scratch)

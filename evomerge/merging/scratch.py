@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,3 +34,22 @@ class Scratch:
                     size, dtype=uint8, device=self._where, pin_memory=self._pinned
                 )
         return memory[:size].view(kind)
+
+
+class Scratches:
+    """Scratch for threads to borrow: as many as were ever in use at once."""
+
+    def __init__(self) -> None:
+        self._idle: list[Scratch] = []
+
+    @contextmanager
+    def one(self) -> Iterator[Scratch]:
+        """Buffers that no other thread uses meanwhile."""
+        try:
+            scratch = self._idle.pop()
+        except IndexError:
+            scratch = Scratch()
+        try:
+            yield scratch
+        finally:
+            self._idle.append(scratch)

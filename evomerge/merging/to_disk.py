@@ -169,7 +169,7 @@ class StreamedMerge:
         """Divide entries among the threads."""
 
         def part(share: tuple[int, int]) -> Result:
-            with self._merger.scratch() as scratch:
+            with self._merger.scratches.one() as scratch:
                 return work(share, scratch)
 
         most = max(LEAST_SHARE, -(-(span[1] - span[0]) // self._threads))
