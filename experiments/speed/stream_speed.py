@@ -32,10 +32,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from bench import machine
+from bench import Memory, machine
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.writer import CheckpointWriter
+from evomerge.merging.live import LiveMerge
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
 
@@ -276,7 +277,7 @@ READING = {
 
 
 def cold(folder: Path, rounds: int) -> None:
-    """The streamed merge against one that computes right out of memory maps, in one thread."""
+    """The streamed merge against one that computes right out of memory maps, then writes."""
     models = folder / "whole"
     torch.set_num_threads(2)
 
@@ -291,12 +292,11 @@ def cold(folder: Path, rounds: int) -> None:
         begin = time.perf_counter()
         if mapped:
             layout = [(name, entry.dtype, entry.shape) for name, entry in base.tensors.items()]
+            module = Memory(base)
+            LiveMerge(merger, module).apply(plan)
             with CheckpointWriter(out, layout) as writer:
-                for name, entry in base.tensors.items():
-                    tensor = torch.empty(entry.count, dtype=torch.bfloat16)
-                    if not merger.fill(tensor, name, plan, entry.dtype):
-                        raise SystemExit(f"{name} cannot be mapped")
-                    writer.write(name, 0, tensor)
+                for name, tensor in module.tensors.items():
+                    writer.write(name, 0, tensor.detach().view(-1))
                 writer.finish()
         else:
             merger.write(plan, out, digests=True)
