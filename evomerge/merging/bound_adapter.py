@@ -38,7 +38,7 @@ class FactorCache:
     """
 
     def __init__(self, most: int = FACTOR_BYTES) -> None:
-        self._room = most
+        self._most = self._room = most
         self._known: OrderedDict[FactorKey, tuple[Factors, Tensor | None]] = OrderedDict()
         self._lock = Lock()
 
@@ -51,11 +51,12 @@ class FactorCache:
 
     def keep(self, key: FactorKey, factors: Factors, gain: Tensor | None) -> None:
         """Remember, if it is not larger than the whole cache."""
+        size = _size(factors, gain)
         with self._lock:
-            if key in self._known:
+            if key in self._known or size > self._most:
                 return
             self._known[key] = factors, gain
-            self._room -= _size(factors, gain)
+            self._room -= size
             while self._room < 0:
                 self._room += _size(*self._known.popitem(last=False)[1])
 

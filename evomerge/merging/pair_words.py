@@ -2,9 +2,6 @@
 
 Words are taken apart by a shift and a mask: nothing is ever brought into another order. All is in
 registers from the models to the output.
-
-Numba keeps compiled loops on disk until the file that they stand in changes, and does not look
-here: after a change here or in `evomerge.merging.lanes`, delete ``evomerge/merging/__pycache__``.
 """
 
 from __future__ import annotations

@@ -11,15 +11,14 @@ numbers: address and bytes of the first left panel, the same of the first right 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.merging import product_words as words
 from evomerge.merging.low_rank import PANEL_COLUMNS, PANEL_ROWS
+from evomerge.merging.words import compiled
 
 ROWS, COLUMNS = PANEL_ROWS, PANEL_COLUMNS
 
@@ -27,20 +26,11 @@ _fill_tile, _fill_line, _fill_entry = (words.filling(rows) for rows in (ROWS, 1,
 _sum_tile, _sum_line, _sum_entry = (words.summing(rows) for rows in (ROWS, 1, 0))
 _mask_tile, _mask_line, _mask_entry = (words.adding(rows) for rows in (ROWS, 1, 0))
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
-def _compiled(loop: Loop) -> Loop:
-    """The loop, compiled when it is first called and kept on disk where that can be written."""
-    try:
-        return cast(Loop, numba.njit(cache=True, nogil=True, error_model="numpy")(loop))
-    except RuntimeError:
-        return cast(Loop, numba.njit(nogil=True, error_model="numpy")(loop))
-
-
-@_compiled
+@compiled
 def _next(at: int, stop: int, columns: int) -> Any:
     """Rows of the next stretch, and in its first one the entries behind the ends of three parts.
 
@@ -53,7 +43,7 @@ def _next(at: int, stop: int, columns: int) -> Any:
     return (ROWS if whole else 1), first, first + (end - first) // COLUMNS * COLUMNS, end
 
 
-@_compiled
+@compiled
 def fill(out: int, records: Integers, columns: int, start: int, stop: int) -> None:
     """Entries start to stop of one model's task vector, float32, from the address ``out`` on."""
     place, at = records.ctypes.data, start
@@ -73,7 +63,7 @@ def fill(out: int, records: Integers, columns: int, start: int, stop: int) -> No
         at = end + (rows - 1) * columns
 
 
-@_compiled
+@compiled
 def add_whole(out: int, base: int, records: Integers, columns: int, start: int, stop: int) -> None:
     """``out = base + sum vector``, bfloat16, entries start to stop; the sum by itself first.
 
@@ -101,7 +91,7 @@ def add_whole(out: int, base: int, records: Integers, columns: int, start: int, 
         at = end + (rows - 1) * columns
 
 
-@_compiled
+@compiled
 def add_masked(
     out: int, base: int, records: Integers, rules: Floats, columns: int, start: int, stop: int
 ) -> None:

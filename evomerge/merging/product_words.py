@@ -5,9 +5,6 @@ which numba's own loops do not achieve: sixteen of them, since a sum waits for t
 Products are rounded before they are added, as everywhere.
 
 A panel holds its even columns before the odd ones, as words of two bfloat16 entries fall apart.
-
-Numba keeps compiled loops on disk until the file that they stand in changes, and does not look
-here: after a change here or in `evomerge.merging.lanes`, delete ``evomerge/merging/__pycache__``.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """What compiled loops need beside numba itself: addresses, bits, prefetching, a place on disk.
 
-Numba keeps compiled loops on disk until the file that they stand in changes; it does not look at
-what they use from elsewhere. After a change here or in `evomerge.merging.halves`, delete
-``evomerge/merging/__pycache__``.
+Numba keeps compiled loops on disk until the file that they stand in changes, and does not look at
+what they use from elsewhere. Ours are kept until any of `SOURCES` changes.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -25,6 +28,25 @@ _FLOAT = ir.FloatType()
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
+SOURCES = (
+    "counting",
+    "halves",
+    "kernels",
+    "lanes",
+    "pair_words",
+    "product_loops",
+    "product_words",
+    "words",
+)
+"""The modules that compiled loops are made of."""
+
+
+@cache
+def _digest() -> str:
+    folder = Path(__file__).parent
+    sources = [(folder / f"{name}.py").read_bytes() for name in SOURCES]
+    return hashlib.blake2b(b"".join(sources), digest_size=16).hexdigest()
+
 
 def compiled(loop: Loop) -> Loop:
     """The loop, compiled when it is first called.
@@ -32,9 +54,14 @@ def compiled(loop: Loop) -> Loop:
     Kept on disk beside its file, else in the user's cache folder, or where NUMBA_CACHE_DIR says.
     """
     try:
-        return cast(Loop, numba.njit(cache=True, nogil=True, error_model="numpy")(loop))
+        made = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
     except RuntimeError:  # no such place can be written to
         return cast(Loop, numba.njit(nogil=True, error_model="numpy")(loop))
+    # What a kept loop is compared with is not public; without it numba's own rule stays.
+    with suppress(AttributeError, OSError):
+        file = made._cache._cache_file
+        file._source_stamp = (file._source_stamp, _digest())
+    return cast(Loop, made)
 
 
 def _reinterpreting(result: Any, argument: Any, cast_by: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -189,3 +191,20 @@ def test_without_numba_torch_does_the_work(store: Store, monkeypatch: pytest.Mon
     merger = Merger(checkpoints[0], {"m": checkpoints[1]}, compiled=True)
     values = {"weight": (0.5,), "density": (1.0,)}
     assert merger.tensor("t", values, "sparse_signed").tolist() == [0.5] * 3
+
+
+def test_loops_kept_on_disk_are_told_by_every_module_that_they_are_made_of() -> None:
+    from evomerge.merging import words
+
+    folder, ground = Path(words.__file__).parent, ("numba", "llvmlite", "evomerge.merging.words")
+    made_of = set()
+    for path in folder.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if any(name.startswith(ground) for name in names):
+                made_of.add(path.stem)
+    assert {"kernels", "lanes"} <= made_of <= set(words.SOURCES)
+    assert all((folder / f"{name}.py").exists() for name in words.SOURCES)
