@@ -54,7 +54,7 @@ def compiled(loop: Loop) -> Loop:
     Kept on disk beside its file, else in the user's cache folder, or where NUMBA_CACHE_DIR says.
     """
     try:
-        made = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
+        made: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
     except RuntimeError:  # no such place can be written to
         return cast(Loop, numba.njit(nogil=True, error_model="numpy")(loop))
     # What a kept loop is compared with is not public; without it numba's own rule stays.
