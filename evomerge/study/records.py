@@ -16,8 +16,9 @@ class Attempt:
     Attributes:
         id: unique in the study, ascending.
         splits: what is to be measured.
-        token: number of the writer's session, digest of the candidate, and stage of its race if
-            it has one: an answer that bears another token belongs to another life of the study.
+        token: number of the writer's session, digest of the candidate, and if it races the stage
+            and the digest of its items: an answer that bears another token belongs to another
+            life of the study.
     """
 
     id: int
@@ -28,8 +29,8 @@ class Attempt:
     @property
     def stage(self) -> int | None:
         """Of the trial's race that is measured; None where all items are."""
-        stage = self.token.partition(".")[2]
-        return int(stage) if stage else None
+        parts = self.token.split(".")
+        return int(parts[1]) if len(parts) > 1 else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from evomerge.space import Array
 from evomerge.study import journal
 from evomerge.study.charter import Charter
 from evomerge.study.database import Database, Row
-from evomerge.study.digests import candidate_digest
+from evomerge.study.digests import candidate_digest, digest
 from evomerge.study.races import Races
 from evomerge.study.records import Attempt
 from evomerge.study.rows import (
@@ -120,9 +120,12 @@ class Telling:
             return Attempt(attempt, number, splits, token)
 
     def mark(self, candidate: Candidate, splits: tuple[Split, ...]) -> str:
-        """What an attempt at a candidate is about: its digest, and the stage of its race."""
+        """What an attempt at a candidate is about: its digest, and stage and items of its race."""
         stage = self.races.next_stage(candidate.number) if splits == ("search",) else None
-        return candidate_digest(candidate) + ("" if stage is None else f".{stage}")
+        if stage is None:
+            return candidate_digest(candidate)
+        items = digest(self.races.items(candidate.number, stage))[:16]
+        return f"{candidate_digest(candidate)}.{stage}.{items}"
 
     def items_of(self, attempt: Attempt) -> dict[Split, dict[str, tuple[int, ...] | None]]:
         """What an attempt measures: indices of items by metric, by split."""

@@ -14,8 +14,10 @@ from evomerge.interfaces import Observation
 from evomerge.report.summary import economy
 from evomerge.study.confirmation import promising, unmeasured
 from evomerge.study.records import Attempt
+from evomerge.study.recovery import salvage
 from evomerge.study.study import Study
 from evomerge.study.verify import verify
+from evomerge.study.workers.messages import Answer, encode
 from evomerge.trial import Evaluation, Outcome, Scores, Trial, TrialState
 
 RACING = (
@@ -165,6 +167,28 @@ def test_a_stage_that_comes_late_counts_once(campaign: Path) -> None:
         after = study.trial(candidate.number)
         study.end(again, Outcome.FAILED, reason="too late to matter")
         assert study.trial(candidate.number) == after
+
+
+def test_a_result_of_other_items_is_not_salvaged(campaign: Path) -> None:
+    with Study.open(campaign) as study:
+        drive(study, stages=3)
+        candidate = study.ask_next()
+        assert candidate is not None
+        attempt = study.begin(candidate.number, "search", "me")
+        found = answers(study, attempt)
+        answer = Answer(attempt.id, attempt.token, attempt.trial, Outcome.SUCCEEDED, found)
+        folder = study.attempt_folder(attempt)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_bytes(encode(answer))
+        study.end(attempt, Outcome.LOST)
+        database, where = study._database, "WHERE trial = ? AND stage = 0 AND metric = 'a'"
+        places = (database.row(f"SELECT places FROM stages {where}", [attempt.trial]) or ())[0]
+        others = (np.frombuffer(places, "<i4") ^ 1).tobytes()  # as many, each a neighbour
+        for stored, told in ((others, False), (places, True)):
+            database.execute(f"UPDATE stages SET places = ? {where}", [stored, attempt.trial])
+            database.execute("INSERT INTO salvage VALUES (?, ?)", [attempt.id, attempt.trial])
+            salvage(study._telling, study.folder, candidate)
+            assert study._telling.races.is_measured(attempt.trial, 0) is told
 
 
 def test_a_trial_that_was_stopped_is_never_told_otherwise(campaign: Path) -> None:
