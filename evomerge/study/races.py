@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,15 +96,25 @@ class Races:
         rounds = min(map(len, stages.values()))
         return whole_scores(stages) if measured_stages(stages) == rounds else None
 
-    def verdict(self, number: int) -> Verdict | None:
-        """The end of a race after the stages that were measured; None if it goes on."""
+    def verdict(self, number: int, stage: int, fresh: Mapping[str, Scores]) -> Verdict | None:
+        """The end of a race after a stage; None if it goes on, or that was its last.
+
+        Reads up to 160 trials item by item, so it is called before the end's transaction.
+
+        Args:
+            fresh: scores of the stage, which need not be stored yet.
+        """
         from evomerge.search.racing import standing
 
         rules = self.charter.racing
         if rules is None:
             raise StudyError(f"trial {number} has stages, and the campaign no racing")
         stages = load_stages(self.database, number)
+        for metric, measured in fresh.items():
+            stages[metric][stage] = replace(stages[metric][stage], scores=measured)
         done, rounds = measured_stages(stages), min(map(len, stages.values()))
+        if done == rounds:
+            return None
         known = self._known(number)
         goals = self.charter.goals
         scores = whole_scores(stages)

@@ -15,7 +15,7 @@ from evomerge.study import journal
 from evomerge.study.charter import Charter
 from evomerge.study.database import Database, Row
 from evomerge.study.digests import candidate_digest, digest
-from evomerge.study.races import Races
+from evomerge.study.races import Races, Verdict
 from evomerge.study.records import Attempt
 from evomerge.study.rows import (
     load_scores,
@@ -164,6 +164,9 @@ class Telling:
                 checked = self._checked(attempt, evaluations)
             except InvalidScoresError as error:
                 outcome, reason = Outcome.INVALID, error.cause
+        verdict = None
+        if checked and attempt.stage is not None:
+            verdict = self.races.verdict(attempt.trial, attempt.stage, checked["search"])
         with self.database.transaction("end"):
             row = self._attempt(attempt)
             if not _counts(row, outcome):
@@ -171,7 +174,7 @@ class Telling:
             took = seconds if seconds is not None else max(0.0, time.time() - row[2])
             self._close(attempt, outcome, journal.shortened(reason), took, late=row[0] is not None)
             for split, scores in checked.items():
-                self._store_once(attempt, split, scores)
+                self._store_once(attempt, split, scores, verdict)
             if outcome is not Outcome.SUCCEEDED and self._is_wanted(attempt):
                 self._fail_or_requeue(attempt.trial, outcome, journal.shortened(reason))
             self.settle_reference()
@@ -218,16 +221,20 @@ class Telling:
             self.database, "ended", trial=attempt.trial, attempt=attempt.id, outcome=outcome
         )
 
-    def _store_once(self, attempt: Attempt, split: Split, scores: Mapping[str, Scores]) -> None:
+    def _store_once(
+        self, attempt: Attempt, split: Split, scores: Mapping[str, Scores], verdict: Verdict | None
+    ) -> None:
         trial = self._trial(attempt.trial)
         if split in trial.results or trial.state is TrialState.FAILED:
             return  # another end came first, by hand or by a later attempt: the first counts
         if attempt.stage is None:
             self._store(attempt.trial, split, scores, attempt=attempt.id)
         elif not self.races.is_measured(attempt.trial, attempt.stage):
-            self._store_stage(attempt, attempt.stage, scores)
+            self._store_stage(attempt, attempt.stage, scores, verdict)
 
-    def _store_stage(self, attempt: Attempt, stage: int, scores: Mapping[str, Scores]) -> None:
+    def _store_stage(
+        self, attempt: Attempt, stage: int, scores: Mapping[str, Scores], verdict: Verdict | None
+    ) -> None:
         number = attempt.trial
         store_stage(self.database, number, stage, scores, attempt.id)
         self._note_doubts(number, "search", scores, attempt=attempt.id)
@@ -235,7 +242,6 @@ class Telling:
         if whole is not None:
             self._store(number, "search", whole, attempt=None)
             return
-        verdict = self.races.verdict(number)
         if verdict is None:
             self._set_state(number, TrialState.PENDING)
             return

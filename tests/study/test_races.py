@@ -13,6 +13,7 @@ from evomerge.errors import CampaignError, StudyError
 from evomerge.interfaces import Observation
 from evomerge.report.summary import economy
 from evomerge.study.confirmation import promising, unmeasured
+from evomerge.study.races import Races, Verdict
 from evomerge.study.records import Attempt
 from evomerge.study.recovery import salvage
 from evomerge.study.study import Study
@@ -150,6 +151,21 @@ def test_neither_workers_nor_restarts_change_a_race(campaign: Path) -> None:
     with Study.open(campaign) as study:
         drive(study, last_first=True)
         assert essence(study) == undisturbed
+
+
+def test_nobody_waits_for_a_verdict_to_read_or_write(
+    campaign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, locked = Races.verdict, []
+
+    def watched(races: Races, *about: Any) -> Verdict | None:
+        locked.append(races.database._connection.in_transaction)
+        return judge(races, *about)
+
+    monkeypatch.setattr(Races, "verdict", watched)
+    with Study.open(campaign) as study:
+        drive(study, stages=5)
+    assert locked and not any(locked)
 
 
 def test_a_stage_that_comes_late_counts_once(campaign: Path) -> None:
