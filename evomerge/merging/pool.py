@@ -31,7 +31,7 @@ class Pool:
         self._names = tuple(names)
         self._lock = Lock()
         self._tables: dict[str, MagnitudeTable] = {}
-        self._surveys: dict[tuple[object, ...], Any] = {}
+        self._surveys: dict[tuple[object, ...], tuple[tuple[int, ...], Any]] = {}
 
     def tables(
         self,
@@ -65,7 +65,7 @@ class Pool:
         inputs_of: Callable[[str, MergePlan], Inputs],
         tensor: str | None,
     ) -> Any:
-        """What the method found with these models; each set of models is surveyed once.
+        """What the method found with these models; surveyed once while the set of them is the same.
 
         Args:
             tensor: the only one that is surveyed; by one thread at a time. None for all.
@@ -77,8 +77,10 @@ class Pool:
             for name in names:
                 yield from stretches(inputs_of(name, plan), used, scratch)
 
-        key = (plan.method, plan.models, used, tensor)
+        key = (plan.method, plan.models, tensor)
         with self._lock if tensor is None else nullcontext():
-            if key not in self._surveys:
-                self._surveys[key] = method.survey(chunks, used)
-            return self._surveys[key]
+            known, found = self._surveys.get(key, (None, None))
+            if known != used:
+                found = method.survey(chunks, used)
+                self._surveys[key] = used, found
+            return found
