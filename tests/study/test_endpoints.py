@@ -25,7 +25,7 @@ from evomerge.study.folder import ENDPOINTS
 from evomerge.study.loop import Ending, RunResult, run
 from evomerge.study.study import Study
 from evomerge.trial import Outcome, TrialState
-from tests.conftest import FAULTS, Loopback, as_json, random_faults, served, settled
+from tests.conftest import FAULTS, LATE, Loopback, as_json, random_faults, served, settled
 
 CAMPAIGN = """
 base: base
@@ -105,8 +105,8 @@ def test_a_fifth_of_requests_failing_changes_no_value_and_every_one_is_counted(
 
     faults = random_faults(2, 0.2, *FAULTS)
     assert {faults(number) for number in range(requests)} == {None, *FAULTS}
-    with served(Loopback(honest, faults)) as bad:
-        late = ("total: 10", "read: 0.3, total: 1")
+    with served(Loopback(honest, lambda number: LATE.get(number) or faults(number))) as bad:
+        late = ("total: 10", "read: 2, total: 3")
         result, study = ran(make(bad, late, study="stormy"), workers=2)
         settled(lambda: study.spend().requests == bad.requests)
     assert result.ending is Ending.FINISHED

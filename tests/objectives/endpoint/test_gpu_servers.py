@@ -13,9 +13,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -42,6 +45,20 @@ def sglang(program: str, base: Path) -> list[str]:
     return [*launch, "--served-model-name", "base", *LORA, *SGLANG]
 
 
+def await_answers(server: subprocess.Popen[bytes], url: str) -> None:
+    """Wait until it is ready, half an hour at most by the test's own limit.
+
+    Raises:
+        AssertionError: at once, if it has ended.
+    """
+    while server.poll() is None:
+        with suppress(OSError), urlopen(f"{url}/health", timeout=10):  # 503 is one of them
+            return
+        time.sleep(1)
+    raise AssertionError(f"the server has ended with {server.returncode}")
+
+
+@pytest.mark.timeout(1800)  # imports, CUDA's warm-up and two ways of loading take minutes
 @pytest.mark.parametrize(
     ("variable", "command", "objective"),
     [
@@ -73,13 +90,11 @@ def test_live(
         port = found.getsockname()[1]
     start = [*command(os.environ[variable], world.base), "--port", str(port)]
     allowed = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"}
-    given = {
-        "url": f"http://127.0.0.1:{port}", "model": "base", "items": items.name,
-        # Connections that are refused while it starts are tried again.
-        "connection": {"retries": 200, "first_wait": 4, "longest_wait": 4},
-    }  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    given = {"url": url, "model": "base", "items": items.name}
     with subprocess.Popen(start, env=os.environ | allowed) as server:
         try:
+            await_answers(server, url)
             for load, write in (("adapter", world.adapter), ("checkpoint", world.exported)):
                 made = objective({**given, "load": load}, folder=items.parent)
                 mixed, base = write(mix, f"{load}-mix"), write(none, f"{load}-base")
