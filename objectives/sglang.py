@@ -30,10 +30,11 @@ class SglangObjective(LoadingObjective):
         body = {"lora_name": name, "lora_path": str(folder), "pinned": False}
         answer = self.post("/load_lora_adapter", body)
         _check(answer, "error_message")
-        loaded = answer.get("loaded_adapters") or ()
-        if name not in loaded:
+        loaded = answer.get("loaded_adapters")
+        if not isinstance(loaded, Mapping | list) or name not in loaded:
             raise EndpointError(f"the server took the adapter {name}, and does not list it")
-        return loaded if isinstance(loaded, Mapping) else {}
+        folders = loaded.items() if isinstance(loaded, Mapping) else ()
+        return {str(one): path for one, path in folders if isinstance(path, str)}
 
     def unload_adapter(self, name: str) -> None:
         """As `LoadingObjective.unload_adapter`; one that is gone already is fine."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint.digests import ShardDigest, shard_digests
+from evomerge.checkpoint.digests import sampled_digest
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError
 from evomerge.objectives.endpoint.loading import REPLACED, LoadingObjective
 from evomerge.objectives.endpoint.retrying import jittered
@@ -30,7 +30,7 @@ class VllmObjective(LoadingObjective):
     def __init__(self, options: Mapping[str, Any], *, folder: Path) -> None:
         super().__init__(options, folder=folder)
         self._checksum = ""  # of the weights that the server has now
-        self._shards: dict[str, Mapping[str, ShardDigest]] = {}  # by checksum
+        self._samples: dict[str, str] = {}  # of each merge, by the server's checksum
 
     def fields(self, name: str | None) -> dict[str, Any]:
         """An adapter is a model of its own."""
@@ -58,15 +58,15 @@ class VllmObjective(LoadingObjective):
     def load_checkpoint(self, name: str, folder: Path) -> None:
         """As `LoadingObjective.load_checkpoint`; other weights must have another checksum.
 
-        Equal ones, as two candidates may have, must not, so the files are compared.
+        Equal ones, as two candidates may have, must not, so samples of the files are compared.
         """
         kwargs = {"weights_path": str(folder)}
         body = {"method": "reload_weights", "args": list[str](), "kwargs": kwargs, "timeout": None}
         self.post("/collective_rpc", body, text=True)
         self._empty_cache()
         self._checksum = self._asked_checksum()
-        shards = shard_digests({path.name: path for path in folder.glob("*.safetensors")})
-        if self._shards.setdefault(self._checksum, shards) != shards:
+        samples = sampled_digest(folder)
+        if self._samples.setdefault(self._checksum, samples) != samples:
             raise EndpointError(f"the server took {folder}, and kept the weights that it had")
 
     def check_checkpoint(self, name: str) -> None:

@@ -50,6 +50,9 @@ class NamingRule:
         """The model and the layers of an adapter's file; None if the rule does not fit it.
 
         A whole adapter's only layer is None.
+
+        Raises:
+            EndpointDownError: if the file's last layer comes before its first.
         """
         name = (PureWindowsPath(path) if "\\" in path else PurePath(path)).name
         parts = re.split(r"(\{[^}]*\})", self.text)
@@ -57,7 +60,13 @@ class NamingRule:
         if found is None:
             return None
         if "{layers}" in self.text:
-            return found["model"], tuple(range(int(found["first"]), int(found["last"]) + 1))
+            layers = tuple(range(int(found["first"]), int(found["last"]) + 1))
+            if not layers:
+                raise EndpointDownError(
+                    f"the adapter {name} is of layers {found['first']} to {found['last']}, none by "
+                    f"{self.text!r}; name its first layer first"
+                )
+            return found["model"], layers
         return found["model"], (int(found["layer"]) if self.by_layer else None,)
 
 

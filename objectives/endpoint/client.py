@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from evomerge.objectives.endpoint.failures import EndpointError
 from evomerge.objectives.endpoint.options import EndpointOptions
 from evomerge.objectives.endpoint.query import Desk, Query, Usage, body_bytes, usage_of
 from evomerge.objectives.endpoint.secrets import secret_from
@@ -61,33 +60,6 @@ class Client:
         options = self.options
         secret = secret_from(options.api_key_env) if options.api_key_env else None
         return _finished(Batch(self, secret).answers(queries))
-
-    def change(
-        self, query: Query, *, read_back: Query, problem: Callable[[Any], str | None]
-    ) -> Any:
-        """Change the server's state, then make it say what its state is.
-
-        A status of 200 is not enough: servers answer it to ids and values that they ignore.
-
-        Args:
-            query: with ``pure=False``; sending it twice must do what once does.
-            read_back: with ``pure=False``; what tells the state.
-            problem: of the state that was read back: what is wrong with it, or None.
-
-        Returns:
-            the state that was read back.
-
-        Raises:
-            EndpointError: with the problem, or as `ask`.
-        """
-        self.ask([query])
-        (state,) = self.ask([read_back])
-        wrong = problem(state)
-        if wrong is not None:
-            raise EndpointError(
-                f"the server took the change but did not make it: {wrong}", place=self.place
-            )
-        return state
 
     @property
     def place(self) -> str:

@@ -116,11 +116,13 @@ class LoadingObjective(Questioning[Path]):
     @contextmanager
     def _loaded(self, name: str, folder: Path) -> Iterator[str | None]:
         """The name of the adapter that is to be asked for; None where there is none."""
+        adapted = self.adapts and _changes(folder)
+        loaded: Mapping[str, str] = {}
         try:
             if not self.adapts:
                 self.load_checkpoint(name, folder)
-            elif _changes(folder):
-                self._load_again(name, folder)
+            elif adapted:
+                loaded = self._load_again(name, folder)
         except EndpointDownError as error:
             if error.status != 404:
                 raise
@@ -136,20 +138,24 @@ class LoadingObjective(Questioning[Path]):
             self.check_checkpoint(name)
             return
         try:
-            yield name if _changes(folder) else None
+            self._unload_gone(loaded, folder)
+            yield name if adapted else None
         finally:
-            if _changes(folder):
+            if adapted:
                 self.unload_adapter(name)
 
-    def _load_again(self, name: str, folder: Path) -> None:
-        """Load, and let go of what a killed run has left: under the name, or of folders gone."""
+    def _load_again(self, name: str, folder: Path) -> Mapping[str, str]:
+        """Load, and let go of what a killed run has left under the name."""
         try:
-            loaded = self.load_adapter(name, folder)
+            return self.load_adapter(name, folder)
         except EndpointError as error:
             if error.status != 400:
                 raise
             self.unload_adapter(name)
-            loaded = self.load_adapter(name, folder)
+            return self.load_adapter(name, folder)
+
+    def _unload_gone(self, loaded: Mapping[str, str], folder: Path) -> None:
+        """Let go of what a killed run has left of folders that are gone."""
         scratch = folder.parent.parent  # of this study's attempts alone
         for other, path in loaded.items():
             if scratch in Path(path).parents and not Path(path).exists():

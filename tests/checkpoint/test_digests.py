@@ -7,10 +7,12 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from evomerge.checkpoint import digests as module
-from evomerge.checkpoint.digests import ShardDigest, shard_digests
+from evomerge.checkpoint.digests import ShardDigest, sampled_digest, shard_digests
 from evomerge.errors import CheckpointError
 
 HOUR = 3600 * 10**9
@@ -92,3 +94,23 @@ def test_a_file_that_changes_under_the_reader_is_an_error(
     monkeypatch.setattr(module, "_blake2b", slow)
     with pytest.raises(CheckpointError, match="changed while it was read"):
         shard_digests({"s": shard})
+
+
+def test_samples_are_of_every_tensor(tmp_path: Path) -> None:
+    long, short = np.ones(20_000, "f4"), np.ones(300, "f4")
+
+    def sampled(**tensors: np.ndarray) -> str:
+        save_file(tensors, tmp_path / "model.safetensors")
+        return sampled_digest(tmp_path)
+
+    first = sampled(long=long, short=short, empty=long[:0])
+    assert sampled(long=long, short=short, empty=long[:0]) == first
+    last = short.copy()
+    last[-1] = 2
+    others = [
+        sampled(long=1.5 * long, short=short, empty=long[:0]),
+        sampled(long=np.where(np.arange(20_000) < 10_000, long, 2), short=short, empty=long[:0]),
+        sampled(long=long, short=last, empty=long[:0]),
+        sampled(long=long, other=short, empty=long[:0]),
+    ]
+    assert len({first, *others}) == 5

@@ -15,7 +15,7 @@ from evomerge.objectives.endpoint.client import Client
 from evomerge.objectives.endpoint.failures import EndpointDownError, EndpointError, SpendError
 from evomerge.objectives.endpoint.query import Query
 from evomerge.objectives.endpoint.store import Charge, Limits, Store
-from tests.conftest import Loopback, as_json, random_faults, settled
+from tests.conftest import FAULTS, LATE, Loopback, as_json, random_faults, settled
 
 Serve = Callable[..., Loopback]
 Make = Callable[..., Client]
@@ -57,8 +57,10 @@ def test_the_address_of_an_answer_is_endpoint_build_candidate_body_and_path(
 def test_a_fifth_of_all_requests_failing_changes_no_answer_and_every_try_is_counted(
     serve: Serve, client_of: Make, store: Store
 ) -> None:
-    server = serve(doubled, random_faults(5, 0.2))
-    client = client_of(server, connection={"read": 0.3, "total": 1, "retries": 12})
+    faults = random_faults(2, 0.2, *FAULTS)
+    assert {faults(number) for number in range(60)} == {None, *FAULTS}
+    server = serve(doubled, lambda number: LATE.get(number) or faults(number))
+    client = client_of(server, connection={"read": 2, "total": 3, "retries": 12})
     found = client.ask(numbers(*range(60)))
     assert [a["twice"] for a in found] == [2 * n for n in range(60)]
     assert server.requests > 65
@@ -213,28 +215,6 @@ def test_a_redirect_is_not_followed(serve: Serve, client_of: Make) -> None:
     server = serve(lambda body, path: as_json({}, 307, Location="http://elsewhere.example/"))
     with pytest.raises(EndpointDownError, match=r"redirects to http://elsewhere.example/"):
         client_of(server).ask(numbers(1))
-
-
-def test_a_change_of_state_is_read_back(serve: Serve, client_of: Make) -> None:
-    state = {"scale": 1.0}
-
-    def reply(body: Any, path: str) -> Any:
-        if path == "/set" and body["id"] == 0:
-            state["scale"] = body["scale"]
-        return as_json({"success": True} if path == "/set" else state)
-
-    client = client_of(serve(reply))
-
-    def set_scale(number: int, scale: float) -> Any:
-        return client.change(
-            Query({"id": number, "scale": scale}, path="/set", pure=False),
-            read_back=Query(path="/state", method="GET", pure=False),
-            problem=lambda said: None if said["scale"] == scale else f"scale is {said['scale']}",
-        )
-
-    assert set_scale(0, 0.5) == {"scale": 0.5}
-    with pytest.raises(EndpointError, match=r"did not make it: scale is 0.5"):
-        set_scale(7, 0.25)
 
 
 CANARY = "sk-canary/0123456789"

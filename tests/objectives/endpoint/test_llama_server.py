@@ -291,6 +291,8 @@ def test_files_have_owners_by_the_rule() -> None:
     assert rule.named("/x/math.gguf") is None
     bands = NamingRule.parse("{model}-{layers}.gguf")
     assert bands.named("/x/math-2-08-10.gguf") == ("math-2", (8, 9, 10))
+    with pytest.raises(EndpointDownError, match=r"adapter math-10-08\.gguf is of layers 10 to 08"):
+        bands.named("/x/math-10-08.gguf")
     found = [{"id": 0, "path": "a.gguf"}, {"id": 1, "path": "other/a.gguf"}]
     with pytest.raises(EndpointDownError, match="called alike"):
         Adapters.read(found, NamingRule.parse("{model}.gguf"))

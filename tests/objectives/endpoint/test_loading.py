@@ -164,6 +164,42 @@ def test_what_a_killed_run_left_loaded_is_let_go_of(
     assert set(server.adapters) == {"another's", "another worker's"}
 
 
+@pytest.mark.parametrize("kind", MADE)
+def test_an_adapter_is_let_go_of_though_another_cannot_be(
+    kind: str, world: World, write_items: Write
+) -> None:
+    folder = world.adapter(world.candidate([0.5, 0], shared=True))
+
+    class Stuck(Server):
+        def __call__(self, body: Any, path: str) -> Reply:
+            stuck = "unload" in path and body["lora_name"] == "ours"
+            return as_json({}, 500) if stuck else super().__call__(body, path)
+
+    server = Stuck(world)
+    server.adapters["ours"] = str(folder.parent.parent / "7-adapter" / "ours"), {}
+    with (
+        objective(kind, server, write_items(*CHOICES)) as made,
+        pytest.raises(EndpointError, match="status 500"),
+    ):
+        made.evaluate(folder, [0])
+    assert set(server.adapters) == {"ours"}
+
+
+def test_what_sglang_may_say_of_adapters_beside_their_paths_is_passed_over(
+    world: World, write_items: Write
+) -> None:
+    class Telling(Server):
+        def load(self, body: Any, reply: Callable[[Any], Reply]) -> Reply:
+            return super().load(
+                body, lambda names: reply({name: {"lora_path": names[name]} for name in names})
+            )
+
+    server = Telling(world)
+    with objective("sglang", server, write_items(*CHOICES)) as made:
+        assert made.evaluate(world.adapter(world.candidate([0.5, 0], shared=True)), [0]).items
+    assert server.adapters == {}
+
+
 def test_a_server_that_was_not_started_for_loading_says_so(
     world: World, write_items: Write
 ) -> None:
