@@ -72,8 +72,12 @@ def promising(study: Study, trials: Sequence[Trial]) -> list[Trial]:
     except UsageError:  # too few trials, or all alike
         return []
     known = [t for t in trials if t.state is TrialState.DONE and t.candidate.point is not None]
-    table = foresight.losses(known)
-    front = np.flatnonzero(pareto.non_dominated(table))
+    goals, table = study.goals, foresight.losses(known)
+    values = [
+        {g.metric: g.sign * loss for g, loss in zip(goals, row, strict=True)} for row in table
+    ]
+    missed = np.array([violation(goals, value) for value in values])
+    front = np.flatnonzero(pareto.non_dominated(table, missed))
     stopped = [row for row in front if known[row].chance is not None]
     reference = study.reference_point
     if len(stopped) > MOST and reference is not None:

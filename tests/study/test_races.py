@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from evomerge.errors import CampaignError, StudyError
 from evomerge.interfaces import Observation
 from evomerge.report.summary import economy
+from evomerge.space import Array
+from evomerge.study import foresight
 from evomerge.study.confirmation import promising, unmeasured
 from evomerge.study.races import Races, Verdict
 from evomerge.study.records import Attempt
@@ -111,17 +114,25 @@ def test_the_estimate_of_a_stopped_trial_is_near_what_all_items_would_have_said(
         assert np.mean(np.abs(errors)) < 0.1
 
 
+@pytest.mark.parametrize("limit", ["", "limit: 0, "])
 def test_stopped_trials_that_the_surrogate_sees_on_the_front_are_confirmed(
-    write_campaign: Callable[..., Path],
+    write_campaign: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    wary = ("error: 20%}", "error: 20%, tolerance: 9}")  # so nothing is ever ahead of the front
-    with Study.open(write_campaign(RACING[0], *RACING[2:], wary)) as study:
+    bounded = ("{metric: a, ", "{metric: a, " + limit)
+    with Study.open(write_campaign(RACING[0], *RACING[2:], bounded)) as study:
         drive(study)
-        losers = {trial.number for trial in stopped(study)}
-        chosen = {trial.number for trial in promising(study, study.trials())}
-        assert chosen
-        assert chosen <= losers
-        assert chosen <= {trial.number for trial, _ in unmeasured(study)}
+        losers = [trial.number for trial in stopped(study)]
+        assert {trial.number for trial in promising(study, study.trials())} <= set(losers)
+
+        def foretold(trials: list[Trial]) -> Array:
+            """The first loser has the best b by far, but misses a limit on a; others lose."""
+            rows = {number: [0.0, 0.0] for number in losers} | {losers[0]: [5.0, -9.0]}
+            return np.array([rows.get(trial.number, [-1.0, 0.0]) for trial in trials])
+
+        monkeypatch.setattr(foresight, "foresee", lambda _: SimpleNamespace(losses=foretold))
+        chosen = [trial.number for trial in promising(study, study.trials())]
+        assert chosen == ([] if limit else losers[:1])
+        assert set(chosen) <= {trial.number for trial, _ in unmeasured(study)}
 
 
 def test_the_items_are_the_same_for_candidates_that_know_about_as_much(campaign: Path) -> None:
