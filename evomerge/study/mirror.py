@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StudyError, UsageError
 from evomerge.space import Space
+from evomerge.study.control import is_control
 from evomerge.trial import Trial, TrialState
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ _NUMBER = "evomerge trial"
 def mirror(study: Study, url: str) -> int:
     """Adds the ended trials that an Optuna storage does not have yet.
 
-    Trials outside the space come without parameters. Mirroring twice, or from two places one
+    Trials outside the space come without parameters; those of a control stay out, for they are on
+    no front. Mirroring twice, or from two places one
     after the other, adds nothing twice.
 
     Args:
@@ -99,7 +101,9 @@ def _fill(study: Study, target: optuna.Study) -> int:
     fresh = [
         trial
         for trial in study.trials()
-        if trial.state in (TrialState.DONE, TrialState.FAILED) and trial.number not in there
+        if trial.state in (TrialState.DONE, TrialState.FAILED)
+        and trial.number not in there
+        and not is_control(trial)
     ]
     target.add_trials([_frozen(study, space, trial) for trial in fresh])
     return len(fresh)

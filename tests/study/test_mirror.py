@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from evomerge.errors import StudyError
+from evomerge.study.control import next_control
 from evomerge.study.mirror import mirror
 from evomerge.study.study import Study
 from evomerge.trial import Outcome
@@ -56,6 +57,17 @@ def test_a_trial_outside_the_space_comes_without_parameters(
         mirror(study, url)
     (base,) = loaded(url).trials
     assert (base.values, base.params) == ([0.5, 0.25], {})
+
+
+def test_a_control_is_not_mirrored(campaign_file: Path, url: str) -> None:
+    with Study.open(campaign_file) as study:
+        for _ in range(5):
+            study.tell(study.ask()[0], {"a": 0.5, "b": 0.25})
+        control = next_control(study)
+        assert control is not None
+        study.tell(control, {"a": 0.9, "b": 0.1})
+        assert mirror(study, url) == 5
+    assert {t.user_attrs["evomerge trial"] for t in loaded(url).best_trials} == set(range(5))
 
 
 def test_another_study_of_the_same_name_is_not_mixed_in(
