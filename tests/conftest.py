@@ -101,7 +101,7 @@ def as_json(value: Any, status: int = 200, **headers: str) -> tuple[int, dict[st
 
 
 FAULTS = ("429", "500", "503", "reset", "garbage", "half")
-LATE = {5: "drip", 9: "hang"}
+LATE = {2: "drip", 3: "hang"}
 """By number of the request: what only a deadline ends. Two, so that the deadline may be one that
 honest answers keep on a busy machine."""
 
