@@ -2,16 +2,17 @@
 
     python experiments/search/table.py
 
-Medians (quartiles) over the seeds, and the bars' verdicts. Several goals: `auto` at 50 reaches
-what each peer reaches at 500, and at 100 what it reaches at 2,000; one goal: at 50 what CMA-ES as
-mergekit-evolve has it reaches at 1,000; with 0/1 scores only: at 50 what each peer reaches at 200.
-A verdict compares medians over the seeds that both have, and where a peer has not been run that
-far, its longest run. A star stands where some runs are of earlier sources of the sampler.
+Medians over the seeds, with quartiles of three or more, and the bars' verdicts. Several goals:
+`auto` at 50 reaches what each peer reaches at 500, and at 100 what it reaches at 2,000; one goal:
+at 50 what CMA-ES as mergekit-evolve has it reaches at 1,000; with 0/1 scores only: at 50 what each
+peer reaches at 200. A verdict compares medians over the seeds that both have, and where a peer has
+not been run that far, its longest run. A star stands where some runs are of earlier sources of the
+sampler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,6 @@ import numpy as np
 from bars import COLUMNS, FOLDER, METHODS, read_runs, sources
 from lines import Line, page
 from problems import GOALS, SPACES
-
-from evomerge.space import Array
 
 MACHINE = "2 cores of a shared AMD EPYC box, 24 GB; one thread"
 MODEL = "auto, by its model"
@@ -92,10 +91,8 @@ def table(runs: Runs, old: Set[str]) -> Iterator[str]:
     """
     yield f"  {'':20}{'seeds':>5}" + "".join(f"{column:>20}" for column in COLUMNS)
     for row, by_seed in runs.items():
-        cells = [quartiles(runs, row, column) for column in COLUMNS]
-        told = (f"{m:.3f} ({a:.3f}-{b:.3f})" if m is not None else "" for a, m, b in cells)
         star = "*" if row.split(",")[0] in old else ""
-        line = "".join(f"{cell:>20}" for cell in told)
+        line = "".join(f"{cell(worths(runs, row, column)):>20}" for column in COLUMNS)
         yield f"  {row + star:20}{len(by_seed):5}{line}".rstrip()
 
 
@@ -104,10 +101,17 @@ def stale(run: Mapping[str, Any]) -> bool:
     return run.get("sources", SOURCES) != SOURCES
 
 
-def quartiles(runs: Runs, row: str, column: int) -> Array | tuple[None, None, None]:
-    """Lower quartile, median, upper quartile over the seeds."""
-    found = [run[str(column)] for run in runs[row].values() if str(column) in run]
-    return np.quantile(found, (0.25, 0.5, 0.75)) if found else (None, None, None)
+def worths(runs: Runs, row: str, column: int) -> list[float]:
+    """Of the seeds that were run so far."""
+    return [run[str(column)] for run in runs[row].values() if str(column) in run]
+
+
+def cell(found: Sequence[float]) -> str:
+    """The median, and the quartiles where there are three seeds or more."""
+    if not found:
+        return ""
+    low, middle, high = np.quantile(found, (0.25, 0.5, 0.75))
+    return f"{middle:.3f}" + (f" ({low:.3f}-{high:.3f})" if len(found) > 2 else "")
 
 
 def verdicts(runs: Runs, goals: int) -> Iterator[Verdict]:
@@ -134,9 +138,10 @@ def leads(runs: Runs, problem: str) -> Iterator[str]:
     if problem in EARLIER and "auto" in runs:
         peer, figures = EARLIER[problem]
         if peer in runs:
-            pairs = [[quartiles(runs, row, c)[1] for row in ("auto", peer)] for c in figures]
-            if all(value is not None for pair in pairs for value in pair):
-                now = [a - b if problem.endswith("/1") else a / b for a, b in pairs]
+            pairs = [[worths(runs, row, c) for row in ("auto", peer)] for c in figures]
+            if all(found for pair in pairs for found in pair):
+                medians = np.array([[np.median(found) for found in pair] for pair in pairs])
+                now = [a - b if problem.endswith("/1") else a / b for a, b in medians]
                 yield (
                     f"  auto against {peer} at {', '.join(map(str, figures))}: "
                     f"{' '.join(f'{one:.3f}' for one in now)}; the figures that the search began "
@@ -145,7 +150,13 @@ def leads(runs: Runs, problem: str) -> Iterator[str]:
 
 
 def summary(judged: Mapping[str, list[Verdict]]) -> Iterator[str]:
-    """How many bars are met, and which are not."""
+    """What was run, how many bars are met, and which are not."""
+    seen = list(dict.fromkeys(name.split("/")[0] for name in judged))
+    seeds = sorted({v.seeds for found in judged.values() for v in found})
+    yield (
+        f"{len(seen)} of {len(SPACES)} landscapes ({', '.join(seen)}), {len(judged)} problems; "
+        f"seeds of a bar: {' or '.join(map(str, seeds))}"
+    )
     kinds = sorted({(v.ours, v.at, v.until) for found in judged.values() for v in found})
     for kind in kinds:
         some = {
@@ -163,8 +174,8 @@ def plot(runs: Runs) -> list[Line]:
     """Medians by the number of merges."""
     made = []
     for row in runs:
-        medians = [(column, quartiles(runs, row, column)[1]) for column in COLUMNS]
-        made.append(Line(row, [(column, m) for column, m in medians if m is not None]))
+        columns = [(column, worths(runs, row, column)) for column in COLUMNS]
+        made.append(Line(row, [(c, float(np.median(found))) for c, found in columns if found]))
     return made
 
 
