@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,7 @@ class CachedReader:
     model: Llama
     cache: Cache
 
-    def read(self, ids: Tensor) -> Tensor:
+    def read(self, ids: Tensor, *, rows: Collection[int] | None = None) -> Tensor:
         """Logits after the last token, ``(rows, vocabulary)``."""
         logits: Tensor = self.model(ids, cache=self.cache, keep=1)
         return logits[:, 0]
@@ -88,7 +88,7 @@ class BuiltinLanguageModel:
             "the turns' marks into the prompts"
         )
 
-    def logits(self, ids: Tensor, *, keep: int) -> Tensor:
+    def logits(self, ids: Tensor, *, keep: int, places: Sequence[range] | None = None) -> Tensor:
         """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``."""
         logits: Tensor = self.model(ids, keep=keep)
         return logits

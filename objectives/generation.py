@@ -83,7 +83,8 @@ def _write(
     written: list[list[int]] = [[] for _ in prompts]
     writing = set(range(len(prompts)))
     while writing:
-        tokens = reader.read(ids.to(device)).argmax(dim=-1).tolist()
+        choosing = {row for row in writing if read >= len(prompts[row].tokens)}
+        tokens = reader.read(ids.to(device), rows=choosing).argmax(dim=-1).tolist()
         for row, prompt in enumerate(prompts):
             if read < len(prompt.tokens):
                 tokens[row] = prompt.tokens[read]

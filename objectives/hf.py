@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ class CachedReader:
     module: Any
     past: Any = None
 
-    def read(self, ids: Tensor) -> Tensor:
+    def read(self, ids: Tensor, *, rows: Collection[int] | None = None) -> Tensor:
         """Logits after the last token, ``(rows, vocabulary)``."""
         answer = self.module(
             input_ids=ids, past_key_values=self.past, use_cache=True, **_keep(self.module, 1)
@@ -110,7 +110,7 @@ class TransformersLanguageModel:
             raise UsageError(f"the chat template refuses the prompt: {error}") from error
         return text
 
-    def logits(self, ids: Tensor, *, keep: int) -> Tensor:
+    def logits(self, ids: Tensor, *, keep: int, places: Sequence[range] | None = None) -> Tensor:
         """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``."""
         answer = self.module(input_ids=ids, use_cache=False, **_keep(self.module, keep))
         logits: Tensor = answer.logits[:, -keep:]

@@ -63,7 +63,7 @@ Answers = list[list[Reading]]
 """Readings by set and request."""
 _UNREAD = Reading((), True)
 _Key = tuple[int, tuple[int, ...]]
-_Logits = Callable[[Sequence[int], Tensor, int], Tensor]
+_Logits = Callable[[Sequence[int], Tensor, int, Sequence[range]], Tensor]
 
 
 class Likelihoods:
@@ -107,7 +107,13 @@ class Likelihoods:
         for length, chosen in lengths.items():
             plain += self._behind_prefixes(sets, chosen, length, answers)
         language = self._language
-        self._read(sets, plain, 0, answers, lambda rows, ids, keep: language.logits(ids, keep=keep))
+        self._read(
+            sets,
+            plain,
+            0,
+            answers,
+            lambda of, ids, keep, places: language.logits(ids, keep=keep, places=places),
+        )
         return answers
 
     def _behind_prefixes(
@@ -133,7 +139,9 @@ class Likelihoods:
                 chunk,
                 length,
                 answers,
-                lambda of, ids, keep: prefix.logits([row.get(i, 0) for i in of], ids, keep=keep),
+                lambda of, ids, keep, places: prefix.logits(
+                    [row.get(i, 0) for i in of], ids, keep=keep
+                ),
             )
 
         self._batches.run(chosen, work)
@@ -169,7 +177,9 @@ class Likelihoods:
         def work(chunk: Sequence[_Key], size: int) -> None:
             ids = _filled([tokens for _, tokens in chunk], size, shape.length)
             of = [index for index, _ in chunk] + [-1] * (size - len(chunk))
-            found = logits(of, ids.to(self._device), shape.keep)
+            places = [_places(key, [sets[i][j] for i, j in rows[key]]) for key in chunk]
+            places += [range(0)] * (size - len(chunk))
+            found = logits(of, ids.to(self._device), shape.keep, places)
             wide = found if found.dtype == torch.float64 else found.float()
             table = wide.log_softmax(dim=-1)
             asked = [(row, asker) for row, key in enumerate(chunk) for asker in rows[key]]
@@ -214,6 +224,12 @@ def _shape(request: Request, skip: int, context: int | None) -> Shape:
     length = max(read, min(padded_length(read), room))
     needed = length - read + request.scored
     return Shape(length, min(length, max(16, 1 << (needed - 1).bit_length())))
+
+
+def _places(key: _Key, requests: Sequence[Request]) -> range:
+    """The tokens of a row behind which one of its requests scores the next."""
+    read = len(key[1])
+    return range(read - max(request.scored for request in requests), read)
 
 
 def _filled(rows: Sequence[tuple[int, ...]], size: int, length: int) -> Tensor:

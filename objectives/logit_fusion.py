@@ -7,7 +7,7 @@ large model knows keep their logits; those that it does not know are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,9 +108,9 @@ class FusedReader:
     readers: tuple[Reader, ...]
     rule: Rule
 
-    def read(self, ids: Tensor) -> Tensor:
+    def read(self, ids: Tensor, *, rows: Collection[int] | None = None) -> Tensor:
         """Logits after the last token, ``(rows, vocabulary)``."""
-        return self.rule.fuse([reader.read(ids) for reader in self.readers])
+        return self.rule.fuse([reader.read(ids, rows=rows) for reader in self.readers])
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,10 @@ class FusedLanguageModel:
         """The text of turns, by the large model's template."""
         return self.models[0].chat(messages)
 
-    def logits(self, ids: Tensor, *, keep: int) -> Tensor:
+    def logits(self, ids: Tensor, *, keep: int, places: Sequence[range] | None = None) -> Tensor:
         """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``."""
-        return self.rule.fuse([model.logits(ids, keep=keep) for model in self.models])
+        logits = [model.logits(ids, keep=keep, places=places) for model in self.models]
+        return self.rule.fuse(logits)
 
     def reader(self, *, rows: int, length: int) -> FusedReader:
         """A reader that has read nothing yet."""

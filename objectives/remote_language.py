@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from evomerge.objectives.endpoint.client import Client
-from evomerge.objectives.endpoint.completions import Token, written
+from evomerge.objectives.endpoint.completions import Token, Written, written
 from evomerge.objectives.endpoint.failures import EndpointDownError
 from evomerge.objectives.endpoint.query import Query
 from evomerge.objectives.remote_options import RemoteOptions
@@ -66,19 +66,23 @@ class RemoteReader:
     language: RemoteLanguage
     rows: list[_Row] = field(default_factory=list)
 
-    def read(self, ids: Tensor) -> Tensor:
-        """Logits after the last token, ``(rows, vocabulary)``."""
+    def read(self, ids: Tensor, *, rows: Collection[int] | None = None) -> Tensor:
+        """Logits after the last token, ``(rows, vocabulary)``; 0 where nobody looks."""
         new = [tuple(row) for row in ids.tolist()]
         before = self.rows or [()] * len(new)
         self.rows = [old + more for old, more in zip(before, new, strict=True)]
-        return self.language.table(self.rows, 1)[:, -1].to(ids.device)
+        places = [
+            range(len(row) - 1, len(row)) if rows is None or i in rows else range(0)
+            for i, row in enumerate(self.rows)
+        ]
+        return self.language.table(self.rows, 1, places)[:, -1].to(ids.device)
 
 
 class RemoteLanguage:
     """`evomerge.objectives.subject.LanguageModel` over ``/completions``; logits are log-softmax.
 
-    One request for each row of tokens where the API echoes, else one for each place; a token that
-    is written costs one.
+    One request for all places of a row where the API echoes, else one for each; a token that is
+    written costs one. Places that nobody looks at are not asked for.
 
     Args:
         options: as `RemoteOptions.read` takes them.
@@ -126,9 +130,11 @@ class RemoteLanguage:
         """The text of turns, by the template of the model that is here."""
         return self._tokens.chat(messages)
 
-    def logits(self, ids: Tensor, *, keep: int) -> Tensor:
-        """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``."""
-        return self.table([tuple(row) for row in ids.tolist()], keep).to(ids.device)
+    def logits(self, ids: Tensor, *, keep: int, places: Sequence[range] | None = None) -> Tensor:
+        """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``; 0 where nobody looks."""
+        rows, length = [tuple(row) for row in ids.tolist()], ids.shape[1]
+        wanted = [range(length - keep, length)] * len(rows) if places is None else places
+        return self.table(rows, keep, wanted).to(ids.device)
 
     def reader(self, *, rows: int, length: int) -> RemoteReader:
         """A reader that has read nothing yet."""
@@ -137,67 +143,70 @@ class RemoteLanguage:
     def prefix(self, ids: Tensor) -> None:
         """The API keeps nothing for us."""
 
-    def table(self, rows: Sequence[_Row], keep: int) -> Tensor:
+    def table(self, rows: Sequence[_Row], keep: int, places: Sequence[range]) -> Tensor:
         """As `logits`, on the CPU.
 
         Raises:
             EndpointError: if the API does not answer, or tells no log-probabilities.
         """
-        ask = self._echoed if self._options.echo and keep > 1 else self._asked
-        found = ask(rows, keep)
+        asked = [(i, span) for i, row in enumerate(places) for span in self._spans(row)]
+        answers = self.client.ask([self._query(rows[i], span) for i, span in asked])
+        table = torch.zeros(len(rows), keep, self.vocabulary)
+        found: list[Told] = []
+        for (i, span), answer in zip(asked, answers, strict=True):
+            for place, told in zip(span, self._read(answer, rows[i], span), strict=True):
+                table[i, place - len(rows[i])] = completed(told, self.vocabulary)
+                found.append(told)
         self._look(found)
-        return torch.stack(
-            [torch.stack([completed(told, self.vocabulary) for told in row]) for row in found]
-        )
+        return table
 
-    def _echoed(self, rows: Sequence[_Row], keep: int) -> list[list[Told]]:
-        """What is told at the last places of each row, from one request."""
-        found = []
-        for row, tokens in zip(rows, self._sent(rows, echo=True), strict=True):
-            if len(tokens) != len(row) + 1:
-                raise EndpointDownError(
-                    f"the API tells log-probabilities of {len(tokens)} tokens for a prompt of "
-                    f"{len(row)}: it does not honour `echo`; say `echo: false`",
-                    place=self.client.place,
-                )
-            places = list(enumerate(tokens))[-keep:]
-            found.append(
-                [self._told(token, row[i] if i < len(row) else None) for i, token in places]
-            )
-        return found
+    def _spans(self, places: range) -> list[range]:
+        """What one request asks for: all with `echo`, or one place."""
+        if self._options.echo and len(places) > 1:
+            return [places]
+        return [range(place, place + 1) for place in places]
 
-    def _asked(self, rows: Sequence[_Row], keep: int) -> list[list[Told]]:
-        """The same from one request for each place."""
-        cut = [row[: len(row) - back] for row in rows for back in range(keep - 1, -1, -1)]
-        answers = self._sent(cut, echo=False)
-        told = [self._told(tokens[0] if tokens else None, None) for tokens in answers]
-        return [told[i : i + keep] for i in range(0, len(told), keep)]
-
-    def _sent(self, rows: Sequence[_Row], *, echo: bool) -> list[tuple[Token, ...]]:
+    def _query(self, row: _Row, span: range) -> Query:
         given = self._options
         body = {"model": given.model, "max_tokens": 1, "temperature": 0, "logprobs": given.top}
-        more = {**({"echo": True} if echo else {}), **given.extra}
-        queries = [
-            Query({**body, **more, "prompt": list(row)}, path="/completions", tokens=1)
-            for row in rows
+        more = {**({"echo": True} if len(span) > 1 else {}), **given.extra}
+        prompt = list(row[: span.stop])
+        return Query({**body, **more, "prompt": prompt}, path="/completions", tokens=1)
+
+    def _read(self, answer: Any, row: _Row, span: range) -> list[Told]:
+        """What is told behind each token of a span.
+
+        Where the text ends at once, some APIs give no token for it: nothing is told there.
+        """
+        said = written(answer)
+        if not _tells(said):
+            raise EndpointDownError("the API tells no log-probabilities", place=self.client.place)
+        if len(span) > 1 and len(said.tokens) - span.stop not in (0, 1):
+            raise EndpointDownError(
+                f"the API tells log-probabilities of {len(said.tokens)} tokens for a prompt of "
+                f"{span.stop}: it does not honour `echo`; say `echo: false`",
+                place=self.client.place,
+            )
+        tokens: Sequence[Token] = said.tokens[span.start + 1 :] if len(span) > 1 else said.tokens
+        there = row[span.start + 1 : span.stop]
+        return [
+            self._told(tokens[i] if i < len(tokens) else None, there[i] if i < len(there) else None)
+            for i in range(len(span))
         ]
-        return [written(answer).tokens for answer in self.client.ask(queries)]
 
     def _told(self, token: Token | None, actual: int | None) -> Told:
-        """What an answer says of one place.
+        """What an answer says of one place; nothing where no token can be told from others.
 
         Args:
             actual: the token that stands there, whose text need not be looked up.
         """
-        named = {} if token is None else {self._id(text): nats for text, nats in token.top.items()}
+        if token is None:
+            return {}
+        named = {self._id(text): nats for text, nats in token.top.items()}
         told = {number: nats for number, nats in named.items() if number is not None}
-        if token is not None and actual is not None and token.nats is not None:
-            told[actual] = token.nats
-        if not told:
-            raise EndpointDownError(
-                "the API tells no log-probabilities of tokens that the small models have",
-                place=self.client.place,
-            )
+        number = self._id(token.text) if actual is None else actual
+        if number is not None and token.nats is not None:
+            told[number] = token.nats
         return told
 
     def _id(self, text: str) -> int | None:
@@ -217,9 +226,9 @@ class RemoteLanguage:
             found.setdefault(text, []).append(token)
         return {text: one[0] for text, one in found.items() if len(one) == 1}
 
-    def _look(self, rows: Sequence[Sequence[Told]]) -> None:
+    def _look(self, found: Iterable[Told]) -> None:
         """Warn once where much is left."""
-        most = max(left(told) for row in rows for told in row)
+        most = max(map(left, found), default=0.0)
         if most > MUCH and not self._warned:
             self._warned = True
             LOGGER.warning(
@@ -228,3 +237,9 @@ class RemoteLanguage:
                 self.client.place,
                 100 * most,
             )
+
+
+def _tells(said: Written) -> bool:
+    """Whether an answer has log-probabilities, or no token that could have some."""
+    ended = not said.tokens and not said.text and said.finish == "stop"
+    return ended or any(token.top or token.nats is not None for token in said.tokens)

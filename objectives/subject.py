@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """Reads rows of tokens piece by piece and remembers them."""
 
-    def read(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits after the last token, ``(rows, vocabulary)``, given new ``(rows, tokens)``."""
+    def read(self, ids: torch.Tensor, *, rows: Collection[int] | None = None) -> torch.Tensor:
+        """Logits after the last token, ``(rows, vocabulary)``, given new ``(rows, tokens)``.
+
+        Args:
+            rows: whose logits are looked at, None for all; the others may be anything.
+        """
         ...
 
 
@@ -80,10 +84,17 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def logits(self, ids: torch.Tensor, *, keep: int) -> torch.Tensor:
+    def logits(
+        self, ids: torch.Tensor, *, keep: int, places: Sequence[range] | None = None
+    ) -> torch.Tensor:
         """Logits of the last `keep` tokens, ``(rows, keep, vocabulary)``, of ``(rows, tokens)``.
 
         Rows may be padded on the right: no token sees a later one.
+
+        Args:
+            places: of each row, the tokens whose logits are looked at, among the last `keep`; None
+                for all of these. The others may be anything: a model that is paid for each place
+                leaves them out.
         """
         ...
 

@@ -82,7 +82,7 @@ def test_the_end_of_text_ends_a_text(language: LanguageModel) -> None:
             self.seen = torch.zeros(rows, 0, dtype=torch.int64)
             return self
 
-        def read(self, ids: torch.Tensor) -> torch.Tensor:
+        def read(self, ids: torch.Tensor, *, rows: Any) -> torch.Tensor:
             self.seen = torch.cat([self.seen, ids], dim=1)
             following = {65: 66, 66: 257}
             logits = torch.zeros(len(ids), 259)

@@ -98,7 +98,7 @@ def test_choices_of_one_token_share_a_row(language: LanguageModel) -> None:
         vocabulary: int = language.vocabulary
         context: int | None = 128
 
-        def logits(self, ids: torch.Tensor, *, keep: int) -> torch.Tensor:
+        def logits(self, ids: torch.Tensor, *, keep: int, places: Any) -> torch.Tensor:
             self.rows += int(ids.any(dim=1).sum())
             return language.logits(ids, keep=keep)
 
@@ -136,7 +136,7 @@ def test_sequences_as_long_as_the_context_are_not_padded_beyond_it(make_folder: 
         vocabulary: int = language.vocabulary
         context: int | None = language.context
 
-        def logits(self, ids: torch.Tensor, *, keep: int) -> torch.Tensor:
+        def logits(self, ids: torch.Tensor, *, keep: int, places: Any) -> torch.Tensor:
             seen.append(ids.shape[1])
             return language.logits(ids, keep=keep)
 
@@ -203,7 +203,7 @@ def test_a_model_that_cannot_share_reads_every_choice(language: LanguageModel) -
         def prefix(self, ids: torch.Tensor) -> None:
             return None
 
-        def logits(self, ids: torch.Tensor, *, keep: int) -> torch.Tensor:
+        def logits(self, ids: torch.Tensor, *, keep: int, places: Any) -> torch.Tensor:
             return language.logits(ids, keep=keep)
 
     recurrent: Any = Recurrent()

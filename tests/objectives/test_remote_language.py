@@ -16,11 +16,15 @@ import torch
 from evomerge.cli.app import run
 from evomerge.errors import CampaignError, UsageError
 from evomerge.export.front import export
+from evomerge.objectives.batches import Batches
 from evomerge.objectives.endpoint.failures import EndpointDownError
+from evomerge.objectives.generation import Prompt, greedy
 from evomerge.objectives.jsonl import JsonlObjective
+from evomerge.objectives.likelihood import Likelihoods
 from evomerge.objectives.logit_fusion import Ensemble
 from evomerge.objectives.models import load_model
 from evomerge.objectives.remote_language import completed
+from evomerge.objectives.request import Request
 from evomerge.objectives.subject import LanguageModel, LiveModel
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.logit_fusion import LogitFusion, Mode
@@ -41,6 +45,7 @@ class Completions:
     Attributes:
         echoes: whether it honours ``echo``.
         ids: whether it writes tokens as vLLM's ``return_tokens_as_token_ids``.
+        prompts: what it was asked so far, and whether to echo it.
     """
 
     def __init__(self, folder: Path, *, echoes: bool = True, ids: bool = True) -> None:
@@ -49,6 +54,7 @@ class Completions:
         self.model: LanguageModel = model
         self.echoes, self.ids = echoes, ids
         self.lock = threading.Lock()
+        self.prompts: list[tuple[list[int], bool]] = []
 
     def name(self, token: int) -> str:
         return f"token_id:{token}" if self.ids else self.model.decode([token]) or "</s>"
@@ -57,6 +63,7 @@ class Completions:
         assert path == "/v1/completions" and body["max_tokens"] == 1 and body["temperature"] == 0
         ids = body["prompt"]
         with self.lock, torch.inference_mode():
+            self.prompts.append((ids, body.get("echo", False)))
             logs = self.model.logits(torch.tensor([ids]), keep=len(ids))[0].log_softmax(-1)
         after = [*ids[1:], int(logs[-1].argmax())]  # what stands behind each token
         values, best = logs.topk(min(body["logprobs"], logs.shape[-1]))
@@ -201,6 +208,88 @@ def test_what_a_server_does_not_do_is_said(
     assert sum("of the probability untold" in one.message for one in caplog.records) == 1
     with pytest.raises(UsageError, match="echo is true or false"), remote(folders, echo="yes"):
         pass
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        None,
+        {"tokens": [], "token_logprobs": [], "top_logprobs": []},
+        {"tokens": ["\ufffd"], "token_logprobs": [-0.1], "top_logprobs": [{"\ufffd": -0.1}]},
+    ],
+    ids=["ended", "ended with empty lists", "half a character"],
+)
+def test_a_place_where_no_token_is_told_is_spread_evenly(
+    logprobs: Any, folders: dict[str, Path]
+) -> None:
+    choice = {"text": "", "finish_reason": "stop", "logprobs": logprobs}
+    with remote(folders, server=lambda body, path: as_json({"choices": [choice]})) as far:
+        language = far.at({"math": 0.0}).language
+        assert language is not None
+        found = language.logits(torch.tensor([[256, 49]]), keep=1)[0, 0]
+    assert found.exp().tolist() == pytest.approx([1 / 259] * 259, rel=1e-3)
+
+
+def test_an_echoed_prompt_may_end_at_once(folders: dict[str, Path]) -> None:
+    def ended(body: Any, path: str) -> Any:
+        logprobs = {
+            "tokens": ["a", "b"],
+            "token_logprobs": [None, math.log(0.9)],
+            "top_logprobs": [None, {"b": math.log(0.9)}],
+        }
+        return as_json({"choices": [{"text": "ab", "finish_reason": "stop", "logprobs": logprobs}]})
+
+    with remote(folders, server=ended) as far:
+        language = far.at({"math": 0.0}).language
+        assert language is not None
+        first, last = language.logits(torch.tensor([[97, 98]]), keep=2)[0].exp()
+    assert float(first[98]) == pytest.approx(0.9)
+    assert float(last.max()) == pytest.approx(1 / 259)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_writing_asks_once_for_each_token_that_is_written(
+    weight: float, folders: dict[str, Path]
+) -> None:
+    """Not for the prompt's last tokens, for rows that are over, or for those that fill a batch."""
+    server = Completions(folders["large"])
+    prompts = [
+        Prompt(tuple(range(40, 40 + length)), limit, lambda ids: False)
+        for length, limit in ((1, 1), (1, 4), (9, 2), (12, 3), (16, 1))
+    ]
+    with remote(folders, server=server) as far, torch.inference_mode():
+        model = far.at({"math": weight})
+        found = greedy(model.causal, prompts, batches=Batches(4), device=model.device)
+    wanted = []
+    for prompt, text in zip(prompts, found, strict=True):
+        ended = len(text) < prompt.limit
+        wanted += [(*prompt.tokens, *text[:k]) for k in range(len(text) + ended)]
+    unique = sorted(set(wanted))  # the first two prompts are one request
+    assert sorted(server.prompts) == [(list(ids), False) for ids in unique]
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_scoring_asks_for_what_is_scored_alone(echo: bool, folders: dict[str, Path]) -> None:
+    """Not for padding, nor for rows of it; choices of one token behind a prompt cost one."""
+    server = Completions(folders["large"])
+    prompt = tuple(range(40, 60))
+    sets = [
+        [Request((*prompt, choice), 1) for choice in (97, 98, 99)],
+        [Request((65, 66, 67), 1)],
+        [Request((*prompt[:10], 65, 66, 67), 3)],
+    ]
+    with remote(folders, server=server, echo=echo) as far, torch.inference_mode():
+        model = far.at({"math": 0.7})
+        found = Likelihoods(model.causal, Batches(4), model.device).of(sets)
+    text = [*prompt[:10], 65, 66]
+    parts = [(text, True)] if echo else [(text[:end], False) for end in (10, 11, 12)]
+    assert sorted(server.prompts) == sorted([([*prompt], False), ([65, 66], False), *parts])
+    near = local(folders).at({"math": 0.7})
+    with torch.inference_mode():
+        wanted = Likelihoods(near.causal, Batches(4), near.device).of(sets)
+    for one, other in zip(found, wanted, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            assert mine.logs == pytest.approx(theirs.logs, abs=1e-4)
 
 
 CAMPAIGN = """
