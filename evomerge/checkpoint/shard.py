@@ -27,6 +27,7 @@ class Shard:
         self.path = path
         self._descriptor: int | None = open_regular(path)
         self._map: NDArray[np.uint8] | None = None
+        self._first = 0  # where the map begins
         self._lock = threading.Lock()
         try:
             self._state = self._look()
@@ -72,7 +73,8 @@ class Shard:
         with self._lock:
             if self._map is None:
                 self._map = self._mapped()
-        return int(self._map.ctypes.data) + offset
+                self._first = int(self._map.ctypes.data)
+        return self._first + offset
 
     def close(self) -> None:
         """Give descriptor and map back; no read may be under way."""

@@ -138,15 +138,16 @@ class Counting:
 def _rules(thresholds: Sequence[Threshold | None], factors: Sequence[float]) -> NDArray[np.float32]:
     """The table of the loops, in the form that all these masks fit."""
     whole = [Threshold(0.0, 0.0, 1.0) if t is None else t for t in thresholds]
-    rules = np.array([factors, *([t.low for t in whole], [t.high for t in whole])], np.float32).T
-    lots = [(limit(t.fraction), t.lot.factor if t.lot else 0) for t in whole]
+    pairs = list(zip(factors, whole, strict=True))
     if any(t.lot for t in whole):
-        rules = np.hstack([rules, np.array(lots, np.uint32).view(np.float32)])
-    elif any(t.fraction != 1 for t in whole):
-        rules = np.hstack([rules, np.array([[t.fraction] for t in whole], np.float32)])
-    else:
-        rules = rules[:, : 2 if any(thresholds) else 1]
-    return np.ascontiguousarray(rules)
+        lots = [(limit(t.fraction), t.lot.factor if t.lot else 0) for t in whole]
+        rules = np.array([(factor, t.low, t.high) for factor, t in pairs], np.float32)
+        return np.hstack([rules, np.array(lots, np.uint32).view(np.float32)])
+    if any(t.fraction != 1 for t in whole):
+        return np.array([(factor, t.low, t.high, t.fraction) for factor, t in pairs], np.float32)
+    if any(thresholds):
+        return np.array([(factor, t.low) for factor, t in pairs], np.float32)
+    return np.array([(factor,) for factor in factors], np.float32).reshape(-1, 1)
 
 
 def _arrays(runs: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -67,9 +67,13 @@ class MagnitudeIndex:
         self._tables: dict[tuple[str, str], MagnitudeTable] = {}
         self._bytes = 0
 
+    def held(self, tensor: str, model: str) -> MagnitudeTable | None:
+        """The table of a tensor's task vector, if it is in memory."""
+        return self._tables.get((tensor, model))
+
     def find(self, vector: VectorKey) -> MagnitudeTable | None:
         """The table of a tensor's task vector; None if it must be counted."""
-        table = self._tables.get(vector[:2])
+        table = self.held(*vector[:2])
         if table is not None:
             return table
         place = self._place(vector)

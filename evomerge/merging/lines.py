@@ -18,9 +18,9 @@ from evomerge.merging.method import (
     Field,
     MergeMethod,
     Settings,
-    Surveying,
     Traits,
     per_group,
+    surveys,
 )
 
 PREFIX = "lines:"
@@ -95,7 +95,7 @@ class Lines:
 
     def survey(self, chunks: Callable[[], Iterator[Chunk]], used: tuple[int, ...]) -> Any:
         """The inner method's, if it has one."""
-        return self.inner.survey(chunks, used) if isinstance(self.inner, Surveying) else None
+        return self.inner.survey(chunks, used) if surveys(self.inner) else None
 
     def combine(self, chunk: Chunk, settings: Settings) -> None:
         """The inner merge, then the way from the base to it scaled."""

@@ -18,6 +18,8 @@ whole and drops the rest, by lot (`evomerge.merging.lots`), so that every entry 
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -96,7 +98,8 @@ class MagnitudeTable:
         wanted = density * self.count
         if not len(self.codes) or wanted >= int(self.reached[-1]):
             return None
-        place = int(np.searchsorted(self.reached, wanted))
+        # Of its own dtype, or numpy would turn the whole table into float64.
+        place = int(self.reached.searchsorted(self.reached.dtype.type(math.ceil(wanted))))
         larger = int(self.reached[place - 1]) if place else 0
         equal = int(self.reached[place]) - larger
         code = int(self.codes[place])
@@ -157,4 +160,5 @@ def _largest_below(limit: float, kind: torch.dtype) -> float:
 
 def _magnitude(code: int) -> float:
     """The least float32 with this code; infinity beyond the largest finite ones."""
-    return float(np.array(code << 16, dtype=np.uint32).view(np.float32))
+    magnitude: float = struct.unpack("<f", struct.pack("<I", code << 16))[0]
+    return magnitude

@@ -30,7 +30,7 @@ from evomerge.merging.index import MagnitudeIndex, VectorKey
 from evomerge.merging.joining import check_joinable, compiled, joined, summed
 from evomerge.merging.low_rank import sum_of
 from evomerge.merging.magnitudes import MagnitudeTable
-from evomerge.merging.method import Chunk, Settings, Surveying, check_count, check_settings
+from evomerge.merging.method import Chunk, Settings, check_count, check_settings, surveys
 from evomerge.merging.plan import Mask, MergePlan, Vocabulary
 from evomerge.merging.pool import Pool
 from evomerge.merging.registry import method_named
@@ -329,7 +329,7 @@ class Merger:
         }
         form = formula(method, settings, kept) if self.fits(inputs, used, word) else None
         found = None
-        if isinstance(method, Surveying):
+        if surveys(method):
             tensor = inputs.name if method.traits.local else None
             found = self._pool.survey(method, plan, used, self._inputs, tensor)
         if method.traits.adapters:
@@ -362,8 +362,12 @@ class Merger:
         self, inputs: Inputs, models: Sequence[str], wanted: Sequence[int], each: Each = map
     ) -> dict[int, MagnitudeTable]:
         """Tables of the index, and of adapters whose factors are all that is needed."""
-        found = {i: self.index.find(self._vector(inputs.name, models[i])) for i in wanted}
-        known = {i: table for i, table in found.items() if table is not None}
+        known = {}
+        for i in wanted:
+            table = self.index.held(inputs.name, models[i])
+            table = table or self.index.find(self._vector(inputs.name, models[i]))
+            if table is not None:
+                known[i] = table
         if self.compiled and len(known) < len(wanted):
             made = product_tables(inputs, [i for i in wanted if i not in known], each)
             for i, table in made.items():

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 from evomerge.errors import UsageError
 from evomerge.space import Scale
@@ -193,8 +193,7 @@ class MergeMethod(Protocol):
         ...
 
 
-@runtime_checkable
-class Surveying(Protocol):
+class Surveying(MergeMethod, Protocol):
     """A method that looks at the whole model, or at all of a tensor, before it merges any entry."""
 
     def survey(self, chunks: Callable[[], Iterator[Chunk]], used: tuple[int, ...]) -> Any:
@@ -207,6 +206,11 @@ class Surveying(Protocol):
             used: as `MergeMethod.used` says; all that the result may depend on.
         """
         ...
+
+
+def surveys(method: object) -> TypeGuard[Surveying]:
+    """Whether a method is `Surveying`; told at once, for it is asked for each tensor."""
+    return hasattr(method, "survey")
 
 
 @runtime_checkable
@@ -259,9 +263,10 @@ def counting(weights: Sequence[float], kept: Sequence[float] | None = None) -> t
         weights: one per model; 0 leaves the model out.
         kept: the density of each; None where nothing is dropped.
     """
-    return tuple(
-        i for i, weight in enumerate(weights) if weight != 0 and (kept is None or kept[i] > 0)
-    )
+    if kept is None:
+        return tuple([i for i, weight in enumerate(weights) if weight])
+    pairs = zip(weights, kept, strict=True)
+    return tuple([i for i, (weight, density) in enumerate(pairs) if weight and density > 0])
 
 
 def check_settings(method: MergeMethod, settings: Settings, models: int) -> None:
