@@ -4,13 +4,15 @@
 
 The samplers `map` and `bayesian_map` measure ``(N + 1)(N + 2)`` merges, references among them.
 Their quadratics foretell a front of up to 40 merges, the ``predicted`` row; these measured are the
-``real`` row; ``all`` is everything measured. ``search`` is a Sobol sequence with as many
-measurements as `map` took in all, ``truth`` for two models a grid of 41 x 41.
+``real`` row; ``all`` is everything measured, design and front. The ``search`` of each sampler is a
+Sobol sequence with as many measurements as its ``all``; ``truth`` for two models is a grid of
+41 x 41.
 
 Values are on the search items, each goal normalised so that the worst reference is 0 and the best
-1. Columns: the hypervolume between these; how often a merge of the row's front is ahead of one of
-the search's front in a task (ties count half); for two models the same against the truth's front,
-and the mean distances from the front to the truth's (GD) and back (IGD).
+1. Columns: the number of measurements, of a predicted front of its merges; the hypervolume between
+these; how often a merge of the row's front is ahead of one of its search's front in a task (ties
+count half), of `map`'s for the truth; for two models the same against the truth's front, and the
+mean distances from the front to the truth's (GD) and back (IGD).
 
 First, how many of a quadratic's coefficients so many points fix, in the published design and in
 ours, with the condition number of the monomials.
@@ -132,14 +134,17 @@ def compared(models: int, seed: int) -> tuple[dict[str, list[float]], Mapping[st
     sets: dict[str, Array] = {} if models > 2 else {"truth": truth(problem)}
     for name in SAMPLERS:
         sets |= fronts(problem, name, seed)
-    size = len(sets[f"{SAMPLERS[0]} all"])
-    blind = make_sampler("sobol", SearchProblem(problem.space, models, size, seed), {})
-    sets["search"] = run(blind, problem.values, problem.references(), size, lookahead=0)[1]
+        size = len(sets[f"{name} all"])
+        blind = make_sampler("sobol", SearchProblem(problem.space, models, size, seed), {})
+        given = problem.references()
+        sets[f"{name} search"] = run(blind, problem.values, given, size, lookahead=0)[1]
     scale = Scale(problem)
     shown = {name: scale.normed(values[non_dominated(-values)]) for name, values in sets.items()}
     rows = {}
     for name, one in shown.items():
-        rows[name] = [scale.volume(one), wins(one, shown["search"])]
+        sampler = "map" if name == "truth" else name.split()[0]
+        searched = shown[f"{sampler} search"]
+        rows[name] = [len(sets[name]), scale.volume(one), wins(one, searched)]
         if "truth" in shown:
             grid = shown["truth"]
             rows[name] += [wins(one, grid), distance(one, grid), distance(grid, one)]
@@ -156,10 +161,11 @@ def table(models: int, seeds: int) -> Iterator[str]:
         for name, row in compared(models, seed)[0].items():
             found[name].append(row)
     count = (models + 1) * (models + 2)
-    yield f"\n{models} models, {count} measurements, medians of {seeds} seeds"
+    yield f"\n{models} models, a design of {count} merges, medians of {seeds} seeds"
     for name, rows in found.items():
-        numbers = zip(COLUMNS, np.median(rows, axis=0), strict=False)
-        yield f"  {name:24}" + "  ".join(f"{c} {v:.3f}" for c, v in numbers)
+        merges, *numbers = np.median(rows, axis=0)
+        told = zip(COLUMNS, numbers, strict=False)
+        yield f"  {name:24}{merges:4.0f} merges  " + "  ".join(f"{c} {v:.3f}" for c, v in told)
 
 
 def designs(models: int) -> str:
@@ -178,7 +184,12 @@ def designs(models: int) -> str:
 
 def plotted(shown: Mapping[str, Array]) -> str:
     """The fronts of one campaign with two models as an SVG file; the first point bears the name."""
-    kinds = {"truth": "trial", "map predicted": "parent", "map real": "front", "search": "uniform"}
+    kinds = {
+        "truth": "trial",
+        "map predicted": "parent",
+        "map real": "front",
+        "map search": "uniform",
+    }
     marks = [
         Mark(x, y, kind, row, label="" if i else row)
         for row, kind in kinds.items()
