@@ -26,7 +26,7 @@ from campaign import MemoryLog
 from judging import Judge
 from peers import PEERS
 from problem import Problem, Remembered
-from problems import make, names
+from problems import make
 
 from evomerge.interfaces import Asked, ItemLosses, Observation, SearchProblem
 from evomerge.randomness import generator
@@ -234,7 +234,6 @@ def main() -> None:
         "--problems",
         nargs="*",
         default=["digits4/layers/4", "digits4/layers/1", "vit/layers/4", "vit/layers/1"],
-        choices=names(),
     )
     given = parser.parse_args()
     for line in lines(given.problems, given.seeds, given.minutes):
