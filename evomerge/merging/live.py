@@ -113,14 +113,8 @@ class LiveMerge:
         settings = self._merger.settings(name, plan)
         if settings is None:
             return (word,)
-        return (
-            word,
-            plan.method,
-            plan.models,
-            plan.seed,
-            plan.mask,
-            tuple(sorted(settings.items())),
-        )
+        numbers = tuple(sorted(settings.items()))
+        return word, plan.method, plan.models, plan.seed, plan.mask, numbers
 
     def _check_tied(self, names: tuple[str, ...], plan: MergePlan) -> None:
         if len({self._content(name, plan) for name in names}) > 1:

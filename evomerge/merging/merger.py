@@ -208,8 +208,10 @@ class Merger:
                 raise UsageError(f"the plan names the model {quoted(model)}, which is not open")
         if method.traits.adapters:
             check_joinable(method.name, {model: self.models[model] for model in plan.models})
-        for name, settings in plan.tensors.items():
+        for name in plan.tensors:
             self.base.entry(name)
+        # Tensors of a group share their settings.
+        for settings in {id(settings): settings for settings in plan.tensors.values()}.values():
             check_settings(method, settings, len(plan.models))
 
     def word(self, name: str, dtype: str | None) -> str:
