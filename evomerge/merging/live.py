@@ -202,9 +202,12 @@ def _begin(target: Tensor, source: _Source) -> list[_Tile] | _Launch:
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by every name that they have."""
-    buffers = module.named_buffers(remove_duplicate=False)
-    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    return found | {name: b for name, b in buffers if not name.endswith(RECOMPUTED)}
+    parameters, buffers = dict[str, Tensor](), dict[str, Tensor]()
+    for path, part in module.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        parameters |= {f"{prefix}{n}": p for n, p in part._parameters.items() if p is not None}
+        buffers |= {f"{prefix}{n}": b for n, b in part._buffers.items() if b is not None}
+    return parameters | {n: b for n, b in buffers.items() if not n.endswith(RECOMPUTED)}
 
 
 def _state(tensor: Tensor) -> object:

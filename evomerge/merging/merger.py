@@ -229,9 +229,11 @@ class Merger:
         if settings is None or not merges(self.base.entry(name)):
             return None
         method = method_named(plan.method)
-        used = [self.models[plan.models[i]] for i in method.used(settings)]
-        changed = any(may_differ(model, name) for model in used)
-        return settings if changed or (used and not method.traits.steady) else None
+        used = method.used(settings)
+        for i in used:
+            if may_differ(self.models[plan.models[i]], name):
+                return settings
+        return settings if used and not method.traits.steady else None
 
     def pieces(self, name: str, plan: MergePlan | None, word: str) -> Iterator[Piece]:
         """A tensor of the output piece by piece: first entry, and entries in the dtype `word`.
