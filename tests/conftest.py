@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import socket
 import struct
 import threading
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, `nohup` the hangup; the
+# campaigns of the tests would ignore them too, as they should.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 # The same examples in every run, and none fails for being slow: a release is never refused for what
 # a machine was busy with. `pytest --hypothesis-profile default` looks for new examples.
