@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from evomerge.interfaces import Asked, Observation, SearchProblem
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Parameter, Space
 from evomerge.surrogates.responses import Response, Shape
+from tests.search.memory_log import MemoryLog
 
 MODELS = ("a", "b", "c", "d")
 # Where each goal is best, by weight: a and b want each other, so do c and d.
@@ -38,22 +37,6 @@ def losses(searched: SearchProblem, point: Array) -> Array:
     k = searched.goals
     floor = np.array([2.0, 2.0, 3.0, 3.0])[:k]
     return np.asarray(floor + ((weights_of(searched, point) - TARGETS[:k, :k]) ** 2).sum(axis=1))
-
-
-@dataclass
-class MemoryLog:
-    """A log in a list."""
-
-    entries: list[Asked | Observation] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def events(self, start: int = 0) -> Iterator[Asked | Observation]:
-        yield from self.entries[start:]
-
-    def asks(self) -> list[Asked]:
-        return [event for event in self.entries if isinstance(event, Asked)]
 
 
 def campaign(
@@ -182,9 +165,10 @@ def test_another_process_asks_the_same() -> None:
     asks = [[a.number, a.point.tolist(), a.own, dict(a.note)] for a in log.asks()]
     program = f"""
 import json, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 import numpy as np
-from test_nested_map import MODELS, MemoryLog, end, problem
+from tests.search.memory_log import MemoryLog
+from tests.search.test_nested_map import MODELS, end, problem
 from evomerge.interfaces import Asked
 from evomerge.search.registry import make_sampler
 searched, log, asked = problem(MODELS[:2], trials=40), MemoryLog(), []

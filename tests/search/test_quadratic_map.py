@@ -14,7 +14,7 @@ from evomerge.search.quadratic_map import MapSampler
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Coordinate, Parameter, Space
 from evomerge.surrogates.responses import Response
-from tests.search.test_nested_map import MemoryLog
+from tests.search.memory_log import MemoryLog
 
 LINKS = [Response("identity"), Response("sigmoid", -1.0, 0.0), Response("softplus")]
 

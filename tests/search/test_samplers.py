@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from evomerge.interfaces import Asked, Observation, Proposal, SearchProblem
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Parameter, Space
+from tests.search.memory_log import MemoryLog
 
 SEVERAL_GOALS = [
     "auto",
@@ -57,25 +57,6 @@ def problem(goals: int, dimensions: int = 4, *, trials: int | None = 40) -> Sear
     names = [f"m{i // 2}/*/{('weight', 'density')[i % 2]}" for i in range(dimensions)]
     space = Space(tuple(Parameter(name, 0.0, 1.0) for name in names))
     return SearchProblem(space, goals, trials, seed=5)
-
-
-@dataclass
-class MemoryLog:
-    """A log in a list, as a study would serve it."""
-
-    entries: list[Asked | Observation] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def events(self, start: int = 0) -> Iterator[Asked | Observation]:
-        yield from self.entries[start:]
-
-    def cut(self, length: int) -> MemoryLog:
-        return MemoryLog(self.entries[:length])
-
-    def asks(self) -> list[Asked]:
-        return [event for event in self.entries if isinstance(event, Asked)]
 
 
 def losses(point: Array, goals: int) -> Array:

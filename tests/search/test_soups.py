@@ -14,6 +14,7 @@ from evomerge.interfaces import Asked, Observation, Sampler, SearchProblem
 from evomerge.search.mixtures import Mixtures
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Parameter, Space
+from tests.search.memory_log import MemoryLog
 
 Loss = Callable[[Mapping[str, float]], float | None]
 ABC = ("a", "b", "c")
@@ -24,19 +25,6 @@ def problem(models: tuple[str, ...] = ABC, *, goals: int = 1, low: float = 0.0) 
     parameters = [Parameter(f"{m}/{g}/weight", low, 1.0) for m in models for g in ("0", "1")]
     parameters.append(Parameter("a/*/density", 0.1, 1.0, "log"))
     return SearchProblem(Space(tuple(parameters)), goals, 20, seed=3)
-
-
-@dataclass
-class MemoryLog:
-    """A log in a list."""
-
-    entries: list[Asked | Observation] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def events(self, start: int = 0) -> Any:
-        yield from self.entries[start:]
 
 
 @dataclass

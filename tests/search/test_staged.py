@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from evomerge.errors import UsageError
 from evomerge.interfaces import Asked, Observation, SearchProblem
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Parameter, Space
+from tests.search.memory_log import MemoryLog
 
 Loss = Callable[[Mapping[str, float]], float | None]
 MODELS = ("good", "noise", "harm")
@@ -27,26 +27,6 @@ def problem(trials: int | None = 120, models: tuple[str, ...] = MODELS) -> Searc
     weights = [Parameter(f"{m}/*/weight", -1.5, 1.5) for m in models]
     densities = [Parameter(f"{m}/*/density", 0.05, 1.0) for m in models]
     return SearchProblem(Space((*weights, *densities)), 1, trials, seed=3)
-
-
-@dataclass
-class MemoryLog:
-    """A log in a list."""
-
-    entries: list[Asked | Observation] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def events(self, start: int = 0) -> Iterator[Asked | Observation]:
-        yield from self.entries[start:]
-
-    def values(self, space: Space) -> list[dict[str, float]]:
-        """What was asked, in natural units."""
-        return [space.values(event.point) for event in self.entries if isinstance(event, Asked)]
-
-    def notes(self) -> list[Mapping[str, Any]]:
-        return [event.note for event in self.entries if isinstance(event, Asked)]
 
 
 def campaign(
@@ -211,9 +191,10 @@ def test_another_process_asks_the_same() -> None:
     }
     program = f"""
 import json, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 import numpy as np
-from test_staged import MemoryLog, end, pool, problem
+from tests.search.memory_log import MemoryLog
+from tests.search.test_staged import end, pool, problem
 from evomerge.interfaces import Asked
 from evomerge.search.registry import make_sampler
 asked, searched = dict(), problem(40)
