@@ -123,8 +123,8 @@ def exit_code(result: RunResult) -> int:
 
 
 def more(study: Study, trials: int | None) -> int:
-    """Half as many trials again."""
-    limit = trials or study.limit or 0
+    """Half as many trials again as were wanted, or as there are if these are more."""
+    limit = max(trials or study.limit or 0, study.spend().trials)
     return limit + max(1, limit // 2)
 
 

@@ -101,6 +101,7 @@ def test_a_campaign_from_its_check_to_its_export(world: World) -> None:
     assert again.code == 0, again
     assert "resuming after 6 trials" in again.err
     assert world.run("status", "study", "--json").json["trials"] == 8
+    assert "--trials 12" in world.run("run", "campaign.yaml").err  # the file's 6 are long done
     assert world.run("verify", "campaign.yaml", "--json").json == []
 
 
