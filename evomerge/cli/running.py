@@ -46,12 +46,12 @@ def carry_out(
             error.kept = error.kept or "everything told is kept"
             error.command = error.command or command
             raise
-        code = exit_code(result)
+        code, further = exit_code(result), more(study, trials)
         if result.ending in (Ending.FINISHED, Ending.OUT_OF_TIME):
             finish(study, result, as_json=as_json)
     match result.ending:
         case Ending.FINISHED if result.feasible:
-            say(f"done; to go on with more trials: {command} --trials {more(study, trials)}")
+            say(f"done; to go on with more trials: {command} --trials {further}")
         case Ending.FINISHED:
             say("done, but no trial meets the limits; shown are those that miss them least")
         case Ending.OUT_OF_TIME:
