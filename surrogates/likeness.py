@@ -43,10 +43,15 @@ class Likeness:
 
     def mixture(self, places: Places, values: Array) -> Mixture:
         """What some items ``(k,)`` of a new trial, at places ``(k,)``, say of its mixture."""
+        gain, covariance = self.gain(places)
+        return Mixture(gain @ (values - self.means[places]), covariance)
+
+    def gain(self, places: Places) -> tuple[Array, Array]:
+        """From some items' deviations to their mixture's mean, ``(n, k)``, and its covariance."""
         loads = self.factors[:, places] / self.own[places]
         precision = np.eye(len(self.factors)) + loads @ self.factors[:, places].T
         covariance = np.asarray(np.linalg.inv(precision), dtype=float)
-        return Mixture(covariance @ (loads @ (values - self.means[places])), covariance)
+        return covariance @ loads, covariance
 
     def total(self, mixture: Mixture, places: Places) -> tuple[float, float]:
         """Mean and variance of the sum of a new trial's items at some places."""
@@ -54,10 +59,9 @@ class Likeness:
         mean = float(self.means[places].sum() + load @ mixture.mean)
         return mean, float(load @ mixture.covariance @ load + self.own[places].sum())
 
-    def each(self, mixture: Mixture) -> tuple[Array, Array]:
-        """Means and variances of all items of a new trial, ``(p,)`` each."""
-        spread = (self.factors * (mixture.covariance @ self.factors)).sum(axis=0)
-        return self.means + mixture.mean @ self.factors, spread + self.own
+    def variances(self, covariance: Array) -> Array:
+        """Of all items of a new trial, ``(p,)``, whose mixture has such a covariance."""
+        return np.asarray((self.factors * (covariance @ self.factors)).sum(axis=0) + self.own)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ from evomerge.surrogates.calibration import (
     corrected,
     fit_of,
 )
+from evomerge.surrogates.completion import condition_completed
 from evomerge.surrogates.evidence import Fitted, Outputs, fit
 from evomerge.surrogates.history import FitError, GoalItems
-from evomerge.surrogates.likeness import learn_likeness
 from evomerge.surrogates.links import Link, learn_link
-from evomerge.surrogates.process import Process, condition, leave_one_out
+from evomerge.surrogates.process import Process
 from evomerge.surrogates.structure import Structure
 
 BLUR = 0.5
@@ -169,7 +169,7 @@ def fit_margins(
         points: ``(n, d)``.
         losses: ``(n, m)``, of the goals in question.
         items: m records; trials with all margins for all of these goals are learnt from, and
-            those with a part of them count as their guesses' variance lets them.
+            those with a part of them are completed.
         kernel: with its numbers, where they are known from an earlier fit.
 
     Raises:
@@ -185,42 +185,23 @@ def fit_margins(
         raise FitError("the margins of all trials are equal; there is nothing to learn from")
     if kernel is None:
         kernel = fit(structure, centre, points[rows], [_moments(goals, outputs)])
-    partly, guesses, doubts = _completed(goals, outputs, items)
-    process = condition(
-        kernel.kernel,
-        np.concatenate([np.full(len(rows), kernel.noise), kernel.noise + doubts]),
-        points[np.concatenate([rows, partly])],
-        np.concatenate([outputs, guesses]),
-    )
-    errors, variance = (each[: len(rows)] for each in leave_one_out(process))
+    chosen, partly = _partly(goals, items)
+    order = np.concatenate([rows, chosen])
+    process, errors, variance = condition_completed(kernel, points[order], outputs, partly)
     goals, left_out = _calibrated(goals, outputs + errors, variance, kernel.noise, losses)
     fits = tuple(map(fit_of, losses.T, left_out.mean.T, left_out.spread.T))
     return MarginSurrogate(process, kernel.noise, goals, fits, rows, left_out)
 
 
-def _completed(
-    goals: Sequence[_Goal], outputs: Array, items: Sequence[GoalItems]
-) -> tuple[NDArray[np.int64], Array, Array]:
-    """The trials of which some items were measured, the rest guessed from the whole trials.
-
-    Returns:
-        Which trials, ``(k,)``; their outputs, ``(k, p)``; the guesses' variance, the mean over
-        all outputs, ``(k,)``.
-    """
+def _partly(goals: Sequence[_Goal], items: Sequence[GoalItems]) -> tuple[NDArray[np.int64], Array]:
+    """The trials of which some items were measured, ``(k,)``, and their outputs, ``(k, p)``."""
     table = np.concatenate(
         [(one.margins - goal.means) / goal.scales for goal, one in zip(goals, items, strict=True)],
         axis=1,
     )
     known = np.isfinite(table)
-    partly = np.flatnonzero(known.any(axis=1) & ~known.all(axis=1))
-    guesses, doubts = np.empty((len(partly), table.shape[1])), np.empty(len(partly))
-    likeness = learn_likeness(outputs)
-    for row, trial in enumerate(partly):
-        places = np.flatnonzero(known[trial])
-        means, variances = likeness.each(likeness.mixture(places, table[trial, places]))
-        guesses[row] = np.where(known[trial], table[trial], means)
-        doubts[row] = np.where(known[trial], 0.0, variances).mean()
-    return partly, guesses, doubts
+    chosen = np.flatnonzero(known.any(axis=1) & ~known.all(axis=1))
+    return chosen, table[chosen]
 
 
 def _standardised(items: Sequence[GoalItems]) -> tuple[tuple[_Goal, ...], Array]:
