@@ -138,7 +138,7 @@ class World:
     def process(self, *words: str, **options: Any) -> Said:
         """One command line in a process of its own, to its end."""
         process = self.start(*words, **options)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         return Said(process.returncode, out or "", err or "")
 
     def listing(self) -> dict[str, str]:

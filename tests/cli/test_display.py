@@ -40,7 +40,7 @@ def on_terminal(world: World, *words: str, columns: int = 100, **variables: str)
         pass
     finally:
         os.close(ours)
-    return process.wait(60), written.decode()
+    return process.wait(240), written.decode()
 
 
 def begin(world: World) -> None:
