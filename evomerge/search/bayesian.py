@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.interfaces import Log, Prediction, Proposal, SearchProblem
+from evomerge.interfaces import Log, Proposal, SearchProblem
 from evomerge.randomness import generator
 from evomerge.search.ascent import descend
-from evomerge.search.improvement import ExpectedImprovement, hypervolume_improvement
+from evomerge.search.improvement import ExpectedImprovement
 from evomerge.search.knowledge import Knowledge, told
 from evomerge.search.options import no_options
 from evomerge.search.preferences import Criterion
-
-_BEYOND = 0.1  # of the references' range, by which the reference point is worse than their worst
+from evomerge.surrogates.blend import Blend
 
 
 def make(problem: SearchProblem, options: Mapping[str, Any]) -> BayesianSampler:
@@ -49,16 +48,14 @@ class BayesianSampler:
         if isinstance(surrogate, Proposal):
             return surrogate
         measured = known.history().points
-        criterion = self._criterion(surrogate.predict(measured), rng)
+        criterion = self._criterion(surrogate, rng)
         believing = surrogate.believing(known.pending)
         points, _ = descend(believing, criterion, measured, known.steps, rng)
         return Proposal(known.unasked(points, rng), told(surrogate))
 
-    def _criterion(self, measured: Prediction, rng: np.random.Generator) -> Criterion:
-        limits = np.array(self.problem.limits or [np.inf] * self.problem.goals)
-        if self.problem.goals == 1:
-            feasible = measured.mean[measured.mean[:, 0] <= limits[0], 0]
-            return ExpectedImprovement(float(feasible.min(initial=np.inf)), float(limits[0]))
-        best, worst = self._known.ranges()
-        reference = worst + _BEYOND * (worst - best)
-        return hypervolume_improvement(rng, measured, reference, limits)
+    def _criterion(self, surrogate: Blend, rng: np.random.Generator) -> Criterion:
+        if self.problem.goals > 1:
+            return self._known.wished_volume(surrogate, rng)
+        losses = surrogate.predict(self._known.history().points).mean[:, 0]
+        limit = self._known.limits[0]
+        return ExpectedImprovement(float(losses[losses <= limit].min(initial=np.inf)), float(limit))

@@ -3,9 +3,10 @@
 Several goals: the hypervolume is the mean, over directions drawn from the positive part of the unit
 sphere, of the largest of ``c min_i(((r_i - y_i) / direction_i)_+ ^ m)`` over the front (Golovin and
 Zhang 2020, arXiv:2006.04655, lemma 5); so its expected improvement is a mean over directions and
-normal draws that has a gradient, whatever the number of goals. Measured points count with their
-predictions, not with their noise. A limit multiplies the improvement by the probability that it is
-met (Gardner et al. 2014, ICML).
+normal draws that has a gradient, whatever the number of goals. Losses count in the goals' ranges,
+lest the directions all look at the goal of the smallest numbers. Measured and pending points count
+with their predictions, not with their noise. A limit multiplies the improvement by the probability
+that it is met (Gardner et al. 2014, ICML).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from evomerge.space import Array
 
 _DRAWS = 128
 _FAR = -5.0  # standard deviations, below which expected improvement is expanded
-_DRAWN_IN = 1e-3  # of the hypervolume: what the mean reach counts where nothing would improve
+_DRAWN_IN = 1e-6  # what mean reach and feasibility count, which decide where nothing improves
 _LEAST = 1e-9
 
 
@@ -67,7 +68,8 @@ class HypervolumeImprovement:
 
     Attributes:
         reference: ``(m,)``.
-        directions: ``(s, m)`` > 0, of length 1; normal: ``(s, m)`` standard normal draws.
+        directions: ``(s, m)`` > 0, of length 1 in the goals' ranges.
+        normal: ``(s, m)`` standard normal draws; 0 where predictions count as certain.
         reached: ``(s,)``, what the measured points reach in each direction.
         limits: ``(m,)``, inf where there is none.
     """
@@ -80,41 +82,43 @@ class HypervolumeImprovement:
 
     def value(self, prediction: Prediction) -> Array:
         """Lower is better, ``(q,)``."""
-        chance = np.exp(self._met(prediction).sum(axis=1))
-        return np.asarray(-chance * self._gain(prediction)[0])
+        met = self._met(prediction).sum(axis=1)
+        reach, _ = self._reach(prediction)
+        drawn = _DRAWN_IN * (reach.mean(axis=1) + met)
+        return np.asarray(-np.exp(met) * self._gain(reach) - drawn)
 
     def slopes(self, prediction: Prediction) -> tuple[Array, Array]:
         """The derivatives of `value` by means and stds, ``(q, m)`` each."""
-        gain, by_draw, tight = self._gain(prediction)
+        reach, tight = self._reach(prediction)
+        goals, count = len(self.reference), len(self.directions)
         chance = np.exp(self._met(prediction).sum(axis=1))[:, None]
-        by_loss = np.zeros((*tight.shape, len(self.reference)))
-        np.put_along_axis(by_loss, tight[:, :, None], by_draw[:, :, None], axis=2)
-        by_mean = -chance * by_loss.sum(axis=1)
-        by_std = -chance * np.einsum("qsm,sm->qm", by_loss, self.normal)
+        inside = np.maximum(reach, 0.0)
+        improved = inside**goals > self.reached
+        steep = volume_factor(goals) * goals * inside ** (goals - 1) * improved
+        by_reach = (chance * steep + _DRAWN_IN) / count
+        by_loss = np.zeros((*tight.shape, goals))
+        across = by_reach / self.directions[np.arange(count), tight]
+        np.put_along_axis(by_loss, tight[:, :, None], across[:, :, None], axis=2)
         bound = np.isfinite(self.limits)
         std = np.maximum(prediction.std, _LEAST)
         z = np.where(bound, (np.where(bound, self.limits, 0.0) - prediction.mean) / std, 0.0)
-        steep = np.where(bound, _hazard(z), 0.0) * (gain * chance[:, 0])[:, None] / std
-        return by_mean + steep, by_std + steep * z
+        by_met = self._gain(reach)[:, None] * chance + _DRAWN_IN
+        missing = np.where(bound, _hazard(z), 0.0) * by_met / std
+        by_std = missing * z + np.einsum("qsm,sm->qm", by_loss, self.normal)
+        return by_loss.sum(axis=1) + missing, by_std
 
-    def _gain(self, prediction: Prediction) -> tuple[Array, Array, NDArray[np.int64]]:
-        """The improvement ``(q,)``, its derivative by the loss that decides it in each draw
-        ``(q, s)``, and which loss that is.
-        """
-        goals, count = len(self.reference), len(self.directions)
+    def _reach(self, prediction: Prediction) -> tuple[Array, NDArray[np.int64]]:
+        """How far each draw reaches in its direction, and which loss decides it, ``(q, s)``."""
         losses = prediction.mean[:, None, :] + prediction.std[:, None, :] * self.normal
         reach = (self.reference - losses) / self.directions
         tight = reach.argmin(axis=2)
-        least = np.take_along_axis(reach, tight[:, :, None], axis=2)[:, :, 0]
-        scale = volume_factor(goals) / count
-        inside = np.maximum(least, 0.0)
-        gained = inside**goals - self.reached
-        improved = gained > 0
-        drawn = _DRAWN_IN * scale
-        gain = scale * np.where(improved, gained, 0.0).sum(axis=1) + drawn * least.sum(axis=1)
-        slope = scale * improved * goals * inside ** (goals - 1) + drawn
-        across = self.directions[np.arange(count), tight]
-        return gain, -slope / across, tight
+        return np.take_along_axis(reach, tight[:, :, None], axis=2)[:, :, 0], tight
+
+    def _gain(self, reach: Array) -> Array:
+        """The improvement, ``(q,)``."""
+        goals = len(self.reference)
+        gained = np.maximum(np.maximum(reach, 0.0) ** goals - self.reached, 0.0)
+        return np.asarray(volume_factor(goals) * gained.mean(axis=1))
 
     def _met(self, prediction: Prediction) -> Array:
         """Logarithms of the probabilities that limits are met, ``(q, m)``."""
@@ -125,24 +129,32 @@ class HypervolumeImprovement:
 
 
 def hypervolume_improvement(
-    rng: np.random.Generator, measured: Prediction, reference: Array, limits: Array
+    rng: np.random.Generator,
+    known: Prediction,
+    corners: tuple[Array, Array],
+    limits: Array,
+    *,
+    sure: bool = False,
 ) -> HypervolumeImprovement:
     """The criterion for one ask.
 
     Args:
-        measured: of the measured points; those that miss a limit by their means reach nothing.
-        reference: ``(m,)`` losses that bound the hypervolume.
+        known: of measured and pending points; those that miss a limit by their means reach nothing.
+        corners: the losses, ``(m,)`` each, that end the goals' ranges: the better ones, and those
+            that bound the hypervolume.
         limits: ``(m,)``.
+        sure: whether predictions count as certain, and the improvement of the means is wanted.
     """
+    best, reference = corners
     goals = len(reference)
     directions = np.abs(rng.normal(size=(_DRAWS, goals)))
-    directions = directions / np.linalg.norm(directions, axis=1)[:, None]
-    feasible = measured.mean[(measured.mean <= limits).all(axis=1)]
+    directions = directions / np.linalg.norm(directions, axis=1)[:, None] * (reference - best)
+    feasible = known.mean[(known.mean <= limits).all(axis=1)]
     reached = np.zeros(_DRAWS)
     if len(feasible):
         reach = ((reference - feasible)[:, None, :] / directions).min(axis=2)
         reached = np.maximum(reach, 0.0).max(axis=0) ** goals
-    normal = rng.normal(size=(_DRAWS, goals))
+    normal = np.zeros((_DRAWS, goals)) if sure else rng.normal(size=(_DRAWS, goals))
     return HypervolumeImprovement(reference, directions, normal, reached, limits)
 
 

@@ -17,6 +17,7 @@ from evomerge.search.centred import (
     free_steps,
     smooth_steps,
 )
+from evomerge.search.improvement import HypervolumeImprovement, hypervolume_improvement
 from evomerge.search.preferences import Preference, draw, ranges
 from evomerge.search.quasirandom import folded
 from evomerge.search.reading import Reader
@@ -137,6 +138,22 @@ class Knowledge:
         """A preference for one ask, in the range of what the references reach."""
         best, worst = self.ranges()
         return draw(rng, best, worst, optimism=optimism, limits=self.problem.limits)
+
+    def wished_volume(
+        self, surrogate: Blend, rng: np.random.Generator, *, sure: bool = False
+    ) -> HypervolumeImprovement:
+        """What a point adds to the front of the measured and pending ones, for one ask.
+
+        Args:
+            sure: see `hypervolume_improvement`.
+        """
+        asked = surrogate.predict(np.concatenate([self.history().points, self.pending]))
+        return hypervolume_improvement(rng, asked, self.ranges(), self.limits, sure=sure)
+
+    @property
+    def limits(self) -> Array:
+        """``(m,)``, inf where there is none."""
+        return np.array(self.problem.limits or [np.inf] * self.problem.goals)
 
     def ranges(self) -> tuple[Array, Array]:
         """The best and the worst losses of the references, ``(m,)`` each."""

@@ -1,9 +1,13 @@
 """The sampler ``margin``: asks where a Gaussian process on the items' margins finds it best.
 
 The initial design of `evomerge.search.centred`; then, for every ask, the surrogate of all trials
-that have ended, a preference drawn for this ask, and a descent of the surrogate near the measured
-points. Pending trials are believed to come out as predicted. Where the objective gives no margins,
-or where they have predicted worse, the surrogate falls back on the goals' losses by itself.
+that have ended, and a descent of it near the measured points. With one goal the descent is of the
+prediction, made hopeful at random. With several it is of what a point adds to the hypervolume of
+the measured and pending ones (`evomerge.search.improvement`), all by their predicted means and down
+to the worst of the references: with four goals most of the front is worse than that in some goal,
+and preferences drawn at random ask for it. Pending trials are believed to come out as predicted.
+Where the objective gives no margins, or where they have predicted worse, the surrogate falls back
+on the goals' losses by itself.
 """
 
 from __future__ import annotations
@@ -12,15 +16,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from evomerge.interfaces import Log, Proposal, SearchProblem
 from evomerge.randomness import generator
 from evomerge.search.ascent import descend
 from evomerge.search.knowledge import Knowledge, told
 from evomerge.search.options import no_options
+from evomerge.search.preferences import Criterion
 from evomerge.surrogates.blend import Blend
 
-# Times |N(0, 1)|, in stds. The front is spread by preferences; one goal has nothing else.
-_OPTIMISM, _OPTIMISM_OF_ONE = 0.25, 0.75
+_OPTIMISM = 0.75  # of one goal, times |N(0, 1)|, in stds; the front of several spreads by itself
 _GREEDY = 4  # one ask in so many has no optimism
 
 
@@ -48,12 +54,17 @@ class MarginSampler:
         surrogate = known.begun(log, rng)
         if isinstance(surrogate, Proposal):
             return surrogate
-        size = _OPTIMISM_OF_ONE if self.problem.goals == 1 else _OPTIMISM
-        hope = size * abs(float(rng.normal()))
-        wish = known.wish(rng, 0.0 if number % _GREEDY == 0 else hope)
+        criterion = self._criterion(surrogate, number, rng)
         measured, believing = known.history().points, surrogate.believing(known.pending)
-        points, _ = descend(believing, wish, measured, known.steps, rng)
+        points, _ = descend(believing, criterion, measured, known.steps, rng)
         return Proposal(known.unasked(points, rng), told(surrogate))
+
+    def _criterion(self, surrogate: Blend, number: int, rng: np.random.Generator) -> Criterion:
+        known = self._known
+        if self.problem.goals > 1:
+            return known.wished_volume(surrogate, rng, sure=True)
+        hope = _OPTIMISM * abs(float(rng.normal()))
+        return known.wish(rng, 0.0 if number % _GREEDY == 0 else hope)
 
     def surrogate(self, log: Log) -> Blend:
         """What the sampler believes after a log.

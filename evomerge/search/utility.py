@@ -56,8 +56,6 @@ def best_point(
         weights: ``(m,)`` >= 0, not all 0.
     """
     best, worst = known.ranges()
-    limits = known.problem.limits
-    bounds = np.array(limits) if len(limits) else np.full(len(weights), np.inf)
-    utility = Utility(weights / weights.sum(), best, worst, bounds)
+    utility = Utility(weights / weights.sum(), best, worst, known.limits)
     points, _ = descend(surrogate, utility, known.history().points, known.steps, rng)
     return np.asarray(points[0])

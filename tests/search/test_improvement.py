@@ -20,6 +20,7 @@ from evomerge.space import Array
 
 OPEN = float("inf")
 RNG = np.random.default_rng(0)
+CORNERS = np.zeros(2), np.ones(2)
 
 
 def sure(mean: Array) -> Prediction:
@@ -57,13 +58,30 @@ def test_a_sure_point_adds_its_hypervolume() -> None:
     front, reference = np.array([[0.2, 0.8], [0.7, 0.3]]), np.ones(2)
     new = np.array([[0.4, 0.4], [0.9, 0.9]])
     criteria = [
-        hypervolume_improvement(np.random.default_rng(i), sure(front), reference, np.full(2, OPEN))
+        hypervolume_improvement(np.random.default_rng(i), sure(front), CORNERS, np.full(2, OPEN))
         for i in range(30)
     ]
     found = -np.mean([c.value(sure(new)) for c in criteria], axis=0)
     whole = hypervolume(np.concatenate([front, new[:1]]), reference)
     assert found[0] == pytest.approx(whole - hypervolume(front, reference), rel=0.1)
     assert abs(found[1]) < 0.01  # it is dominated
+
+
+def test_the_units_of_a_goal_change_nothing() -> None:
+    front, new, unit = RNG.random((5, 3)), RNG.random((4, 3)), np.array([1.0, 100.0, 0.01])
+    found = [
+        hypervolume_improvement(
+            np.random.default_rng(1), sure(front * u), (np.zeros(3), u), np.full(3, OPEN), sure=True
+        ).value(sure(new * u))
+        for u in (np.ones(3), unit)
+    ]
+    assert np.allclose(*found, rtol=1e-9)
+
+
+def test_where_nothing_improves_a_limit_that_is_missed_still_pushes_back() -> None:
+    limited = hypervolume_improvement(RNG, sure(np.zeros((1, 2))), CORNERS, np.array([OPEN, 0.5]))
+    found = limited.value(unsure(np.array([[1.2, 0.9], [1.2, 0.6]]), np.full((2, 2), 0.01)))
+    assert found[1] < found[0]
 
 
 def test_the_volume_factors() -> None:
@@ -75,7 +93,7 @@ def test_the_volume_factors() -> None:
 @pytest.mark.parametrize("limits", [(OPEN, OPEN), (OPEN, 0.6)])
 def test_slopes_are_those_of_differences(limits: tuple[float, float]) -> None:
     measured = sure(RNG.random((6, 2)))
-    several = hypervolume_improvement(RNG, measured, np.ones(2), np.array(limits))
+    several = hypervolume_improvement(RNG, measured, CORNERS, np.array(limits))
     cases: list[tuple[Criterion, int]] = [(several, 2), (ExpectedImprovement(0.4, limits[1]), 1)]
     for criterion, goals in cases:
         mean, std = RNG.random((5, goals)), 0.1 + 0.2 * RNG.random((5, goals))
@@ -91,6 +109,6 @@ def test_slopes_are_those_of_differences(limits: tuple[float, float]) -> None:
 
 def test_points_that_miss_a_limit_reach_nothing() -> None:
     measured = sure(np.array([[0.1, 0.9]]))
-    limited = hypervolume_improvement(RNG, measured, np.ones(2), np.array([OPEN, 0.5]))
+    limited = hypervolume_improvement(RNG, measured, CORNERS, np.array([OPEN, 0.5]))
     assert isinstance(limited, HypervolumeImprovement)
     assert not limited.reached.any()
