@@ -58,14 +58,15 @@ def fit(
     points: Array,
     outputs: Sequence[Outputs],
     *,
-    noise: float | None = None,
+    noise: tuple[float, float] | None = None,
 ) -> Fitted:
     """The numbers of the largest posterior density, by L-BFGS from the prior's mean.
 
     Args:
         centre: ``(d,)``, the origin of the kernel.
         points: ``(n, d)``, n >= 1.
-        noise: the prior's mean of the noise factor, where something is known of it.
+        noise: the prior's median of the noise factor and the spread of its logarithm, where
+            something is known of it.
     """
     if len(points) > MOST_POINTS:
         rows = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
@@ -91,7 +92,11 @@ class _Evidence:
     """The negative logarithm of the posterior density of a kernel's numbers."""
 
     def __init__(
-        self, structure: Structure, z: Array, outputs: Sequence[Outputs], noise: float | None
+        self,
+        structure: Structure,
+        z: Array,
+        outputs: Sequence[Outputs],
+        noise: tuple[float, float] | None,
     ) -> None:
         self.structure = structure
         self.outputs = outputs
@@ -102,9 +107,9 @@ class _Evidence:
         self.grams = grams * self.scale
         self.diagonals = np.einsum("cii->ci", self.grams)
         self.means = np.append(_MEANS, np.zeros(structure.parameters))
-        if noise is not None:
-            self.means[5] = np.log(noise)
         self.spreads = np.append(_SPREADS, np.full(structure.parameters, _STRUCTURE_SPREAD))
+        if noise is not None:
+            self.means[5], self.spreads[5] = np.log(noise[0]), noise[1]
 
     def fitted(self, centre: Array, numbers: Array) -> Fitted:
         constant, linear, quadratic, matern, lengthscale, noise = np.exp(numbers[:6]).tolist()

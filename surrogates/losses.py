@@ -15,7 +15,13 @@ from evomerge.surrogates.process import Process, condition, leave_one_out
 from evomerge.surrogates.structure import Structure
 
 FEWEST = 4  # trials
-_KNOWN = (0.01, 1.0)  # share of the losses' variance that noise may be thought to be at first
+_KNOWN = (0.003, 1.0)  # share of the losses' variance that noise may be thought to be at first
+_APART = 0.05
+"""The share of a mean's variance that is thought to set trials apart. They are measured on the
+same items, few of which flip between neighbours; what the choice of items does to all is no noise.
+"""
+_UNSURE = 0.8  # spread of the logarithm of that
+_PLAIN = (1.0, 1.5)  # both with several goals, which tell noise from signal together
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,9 @@ def fit_losses(
             Outputs(np.outer(y, y), shape, 1.0)
             for y, shape in zip(outputs.T, shapes.T, strict=True)
         ]
-        kernel = fit(structure, centre, points, targets, noise=float(np.clip(size, *_KNOWN)))
+        share, spread = (_APART, _UNSURE) if losses.shape[1] == 1 else _PLAIN
+        known = float(np.clip(share * size, *_KNOWN)), spread
+        kernel = fit(structure, centre, points, targets, noise=known)
     processes = tuple(
         condition(kernel.kernel, kernel.noise * shape, points, y[:, None])
         for y, shape in zip(outputs.T, shapes.T, strict=True)

@@ -10,7 +10,7 @@ from evomerge.search.preferences import Criterion
 from evomerge.space import Array
 
 RADIUS = 0.35
-"""How far, per coordinate, a proposal may lie from the measured point that it starts from."""
+"""The stated margin: no proposal lies further, in any coordinate, from what was measured."""
 
 _ORIGINS = 4  # measured points, the best by prediction
 _STARTS = 6  # from each: itself, and steps away from it
@@ -26,6 +26,7 @@ def descend(
     measured: Array,
     steps: tuple[Steps, ...],
     rng: np.random.Generator,
+    radius: float = RADIUS,
 ) -> tuple[Array, Array]:
     """Points that the surrogate thinks good, best first, ``(q, d)``, with their values ``(q,)``.
 
@@ -35,11 +36,12 @@ def descend(
     Args:
         measured: ``(n, d)``, n >= 1.
         steps: what draws steps, one after the other in turn.
+        radius: how far, per coordinate, a point may lie from the one that it starts from.
     """
     predicted = criterion.value(surrogate.predict(measured))
     origins = measured[np.argsort(predicted, kind="stable")[:_ORIGINS]]
     box = np.repeat(origins, _STARTS, axis=0)
-    low, high = np.maximum(box - RADIUS, 0.0), np.minimum(box + RADIUS, 1.0)
+    low, high = np.maximum(box - radius, 0.0), np.minimum(box + radius, 1.0)
     draws = [steps[i % len(steps)](rng, 1)[0] for i in range(len(box))]
     spreads = np.tile(_SPREADS, len(origins))
     points = np.clip(box + spreads[:, None] * np.array(draws), low, high)

@@ -51,7 +51,8 @@ class BayesianSampler:
         criterion = self._criterion(surrogate, rng)
         believing = surrogate.believing(known.pending)
         points, _ = descend(believing, criterion, measured, known.steps, rng)
-        return Proposal(known.unasked(points, rng), told(surrogate))
+        point = known.unasked(points, rng)
+        return Proposal(point, told(surrogate, point))
 
     def _criterion(self, surrogate: Blend, rng: np.random.Generator) -> Criterion:
         if self.problem.goals > 1:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.interfaces import Log, Proposal, SearchProblem
+from evomerge.search.ascent import RADIUS
 from evomerge.search.centred import (
     STEP,
     Steps,
@@ -21,6 +22,7 @@ from evomerge.search.improvement import HypervolumeImprovement, hypervolume_impr
 from evomerge.search.preferences import Preference, draw, ranges
 from evomerge.search.quasirandom import folded
 from evomerge.search.reading import Reader
+from evomerge.search.region import radius
 from evomerge.space import Array
 from evomerge.surrogates.blend import Blend, Kernels, fit_blend, learn_kernels
 from evomerge.surrogates.history import FitError, History
@@ -162,13 +164,23 @@ class Knowledge:
         return ranges(np.array([trial.losses for trial in ended], dtype=float), rows)
 
     def unasked(self, points: Array, rng: np.random.Generator) -> Array:
-        """The first of some points that was not asked before; else a step away from it."""
+        """The first of some points that was not asked before; else a step away, in the radius."""
         measured = np.array([trial.point for trial in self._reader.ended])
         known = np.concatenate([measured.reshape(-1, points.shape[1]), self.pending])
         for point in points:
             if np.abs(known - point).max(axis=1).min(initial=np.inf) > _SAME:
                 return np.asarray(point)
-        return folded(points[0] + STEP * rng.normal(size=points.shape[1]))
+        step = np.clip(STEP * rng.normal(size=points.shape[1]), -self.radius, self.radius)
+        return folded(points[0] + step)
+
+    @property
+    def radius(self) -> float:
+        """How far, per coordinate, a proposal may lie from a measured point."""
+        if self.problem.goals > 1:
+            return RADIUS
+        ended = self._reader.ended
+        losses = [float(trial.losses[0]) for trial in ended if trial.losses is not None]
+        return radius(losses, [trial.number in self._reader.foretold for trial in ended])
 
     @property
     def steps(self) -> tuple[Steps, ...]:
@@ -178,14 +190,17 @@ class Knowledge:
         return free_steps(self.problem), smooth_steps(self.problem)
 
 
-def told(surrogate: Blend) -> dict[str, Any]:
+def told(surrogate: Blend, point: Array) -> dict[str, Any]:
     """What a proposal's note says of the surrogate behind it, by goal.
 
-    The share of the variance that it explains on trials left out, and the margins' weight in it.
+    The share of the variance that it explains on trials left out; the margins' weight in it; and
+    what it foretells of the point: mean, std, and the std of the measurement's noise.
     """
+    found = surrogate.predict(point[None])
     return {
         "explained": [round(fit.explained, 3) for fit in surrogate.fits],
         "margins": [round(float(weight), 3) for weight in surrogate.weights],
+        "foretold": np.stack([found.mean[0], found.std[0], found.noise[0]], axis=1).tolist(),
     }
 
 

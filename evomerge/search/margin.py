@@ -2,12 +2,12 @@
 
 The initial design of `evomerge.search.centred`; then, for every ask, the surrogate of all trials
 that have ended, and a descent of it near the measured points. With one goal the descent is of the
-prediction, made hopeful at random. With several it is of what a point adds to the hypervolume of
-the measured and pending ones (`evomerge.search.improvement`), all by their predicted means and down
-to the worst of the references: with four goals most of the front is worse than that in some goal,
-and preferences drawn at random ask for it. Pending trials are believed to come out as predicted.
-Where the objective gives no margins, or where they have predicted worse, the surrogate falls back
-on the goals' losses by itself.
+prediction, made hopeful at random, within `evomerge.search.region`. With several it is of what a
+point adds to the hypervolume of the measured and pending ones (`evomerge.search.improvement`),
+all by their predicted means and down to the worst of the references: with four goals most of the
+front is worse than that in some goal, and preferences drawn at random ask for it. Pending trials
+are believed to come out as predicted. Where the objective gives no margins, or where they have
+predicted worse, the surrogate falls back on the goals' losses by itself.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class MarginSampler:
             return surrogate
         criterion = self._criterion(surrogate, number, rng)
         measured, believing = known.history().points, surrogate.believing(known.pending)
-        points, _ = descend(believing, criterion, measured, known.steps, rng)
-        return Proposal(known.unasked(points, rng), told(surrogate))
+        points, _ = descend(believing, criterion, measured, known.steps, rng, known.radius)
+        point = known.unasked(points, rng)
+        return Proposal(point, told(surrogate, point))
 
     def _criterion(self, surrogate: Blend, number: int, rng: np.random.Generator) -> Criterion:
         known = self._known

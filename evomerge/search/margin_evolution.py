@@ -68,7 +68,8 @@ class MarginEvolution:
             history = known.history()
             points = bred(believing, wish, history.points, softened(history), rng)
         order = np.argsort(wish.value(believing.predict(points)), kind="stable")
-        return Proposal(known.unasked(points[order], rng), told(surrogate))
+        point = known.unasked(points[order], rng)
+        return Proposal(point, told(surrogate, point))
 
     def _evolved(self, history: History) -> Evolution:
         """CMA-ES after everything that was measured, in generations of the order of seeing."""

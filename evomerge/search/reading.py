@@ -25,6 +25,7 @@ class Reader:
         own: how many asks were the sampler's own.
         first_note: of the first of these.
         references: points that others asked for.
+        foretold: numbers of the proposals whose notes say that a surrogate is behind them.
         ended: trials with finite losses, in the order in which they became visible.
         pending: number to point of the trials that have not ended.
     """
@@ -34,6 +35,7 @@ class Reader:
         self.own = 0
         self.first_note: Mapping[str, Any] | None = None
         self.references: dict[int, Array] = {}
+        self.foretold: set[int] = set()
         self.ended: list[Observation] = []
         self.pending: dict[int, Array] = {}
         self._goals = goals
@@ -67,6 +69,8 @@ class Reader:
         if event.own:
             self.first_note = event.note if self.own == 0 else self.first_note
             self.own += 1
+            if "explained" in event.note:
+                self.foretold.add(event.number)
         else:
             self.references[event.number] = event.point
 

@@ -13,6 +13,7 @@ from evomerge.search.centred import centre_of, centred_point, design_size
 from evomerge.search.knowledge import _learning_size
 from evomerge.search.margin import MarginSampler
 from evomerge.search.preferences import Preference, ranges
+from evomerge.search.region import MOST
 from evomerge.search.registry import make_sampler
 from evomerge.space import Array, Coordinate, Parameter, Space
 from evomerge.surrogates.history import FitError
@@ -110,6 +111,15 @@ def test_asks_stay_near_what_was_measured(log: ListLog) -> None:
     for i in range(design_size(40), len(points)):
         away = np.abs(points[:i] - points[i]).max(axis=1)
         assert away.min() <= RADIUS + 1e-12
+
+
+def test_one_goals_asks_stay_in_the_region_of_their_record() -> None:
+    log, sampler = campaign(problem(1), 24), MarginSampler(problem(1))
+    for position, event in enumerate(log):
+        if isinstance(event, Asked) and event.number >= 12:
+            point = sampler.ask(ListLog(log[:position]), event.number).point
+            away = np.abs(np.array([e.point for e in log[:position]]) - point).max(axis=1)
+            assert away.min() <= sampler._known.radius + 1e-12 <= MOST + 2e-12
 
 
 def test_it_comes_closer_to_every_goal_than_its_design(log: ListLog) -> None:

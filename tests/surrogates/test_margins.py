@@ -186,6 +186,14 @@ def test_noise_is_told_from_signal_by_the_loss_surrogate() -> None:
     assert surrogate.processes[0].noise[0] == 100 * surrogate.processes[0].noise[1]
 
 
+def test_a_standard_error_is_not_taken_for_what_sets_trials_apart(world: ItemWorld) -> None:
+    """Of a mean that is as uncertain as the trials differ, on the same items for all of them."""
+    x = points(16)
+    losses = world.losses(x)[:, :1]
+    surrogate = fit_losses(STRUCTURE, CENTRE, x, losses, np.full((16, 1), losses.var()))
+    assert surrogate.noise < 0.1
+
+
 def test_what_cannot_be_learnt_from_is_refused(world: ItemWorld) -> None:
     with pytest.raises(FitError, match="3 trials, too few or all equal"):
         blended(world.history(points(3)))
