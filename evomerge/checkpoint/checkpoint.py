@@ -139,13 +139,15 @@ class Checkpoint:
     def read_into(self, name: str, start: int, out: Entries) -> None:
         """Fill with the entries from ``start`` on, as stored.
 
+        For streams: what is not in the page cache is read past it, and no further.
+
         Raises:
             CheckpointError: as `read`.
         """
         offset = self._offset(name, start, start + len(out))
         if out.word != self.entry(name).dtype:
             raise self._unfit(name, len(out))
-        self._shard(self.entry(name)).read_into(out.data.data, offset)
+        self._shard(self.entry(name)).read_into(out.data.data, offset, streamed=True)
 
     def address(self, name: str) -> int | None:
         """Where the tensor's first byte lies in memory that is the file's; None if misaligned.

@@ -2,8 +2,9 @@
 
 The work is cut into steps, in the order of the output's bytes. A step's inputs lie in a block of
 memory of its own; there are `BLOCKS` of them, whatever the models' size. Files are read by pread,
-so one that shrinks is an error. A tensor that fits into a block is read once, for its magnitudes
-and for the merge; a larger one twice, unless its magnitudes are known.
+so one that shrinks is an error; what is not in the page cache, past it. A tensor of up to
+`COUNTED_BYTES` is read once, for its magnitudes and for the merge; a larger one twice, unless its
+magnitudes are known.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+from evomerge.checkpoint.cold import REQUEST_BYTES
 from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.checkpoint.memory import Arena, Entries
 from evomerge.merging.sources import Staged, Stored
@@ -20,11 +23,14 @@ from evomerge.merging.sources import Staged, Stored
 BLOCK_BYTES = 2**24
 """Inputs of one step, over all models."""
 
-BLOCKS = 3
-"""One is read, one computed, one written."""
+COUNTED_BYTES = 2**25
+"""Of one that counts and writes; a tensor that is larger is read twice."""
 
-READERS = 4
-"""Files that are read at the same time; a disk needs several requests to be busy."""
+BLOCKS = 4
+"""Two are read, one computed, one written."""
+
+READERS = 16
+"""Requests under way at the same time; a cold disk needs that many to be busy."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Block:
 
 
 def steps(name: str, sources: Sequence[Stored], *, counts: bool) -> Iterator[Step]:
-    """Cut a tensor; once if it fits into a block, else its counting comes first.
+    """Cut a tensor; what is counted stays whole if it can, else its counting comes first.
 
     Args:
         name: of the tensor.
@@ -71,12 +77,12 @@ def steps(name: str, sources: Sequence[Stored], *, counts: bool) -> Iterator[Ste
         counts: magnitudes must be counted before anything can be written.
     """
     entries = [source.entry(name) for source in sources]
-    count = entries[0].count
-    most = max(1, BLOCK_BYTES // sum(DTYPES[entry.dtype].size for entry in entries))
-    spans = [(start, min(start + most, count)) for start in range(0, count, most)]
-    if counts and len(spans) == 1:
-        yield Step(name, spans[0], tuple(sources), counts=True, writes=True)
+    count, size = entries[0].count, sum(DTYPES[entry.dtype].size for entry in entries)
+    if counts and 0 < count * size <= COUNTED_BYTES:
+        yield Step(name, (0, count), tuple(sources), counts=True, writes=True)
         return
+    most = max(1, BLOCK_BYTES // size)
+    spans = [(start, min(start + most, count)) for start in range(0, count, most)]
     if counts:
         yield from (Step(name, span, tuple(sources), counts=True, writes=False) for span in spans)
     yield from (Step(name, span, tuple(sources), counts=False, writes=True) for span in spans)
@@ -96,7 +102,7 @@ def run(
     """
     remaining = iter(work)
     free = deque(Block() for _ in range(BLOCKS))
-    reading: deque[tuple[Step, Block, list[Future[Staged]]]] = deque()
+    reading: deque[tuple[Step, Block, list[Staged], list[Future[None]]]] = deque()
     writing: deque[tuple[Block, Future[None]]] = deque()
     readers, writer = ThreadPoolExecutor(READERS), ThreadPoolExecutor(1)
     try:
@@ -107,13 +113,16 @@ def run(
                 free.append(block)
             while free and (step := next(remaining, None)) is not None:
                 block = free.popleft()
-                pairs = zip(step.sources, block.rooms(step), strict=True)
-                jobs = [readers.submit(_staged, step, source, room) for source, room in pairs]
-                reading.append((step, block, jobs))
+                rooms = zip(step.sources, block.rooms(step), strict=True)
+                staged = [Staged(source, step.span[0], room) for source, room in rooms]
+                jobs = [readers.submit(request) for request in _requests(step, staged)]
+                reading.append((step, block, staged, jobs))
             if not reading:
                 break
-            step, block, jobs = reading.popleft()
-            out = compute(step, [job.result() for job in jobs], block)
+            step, block, staged, jobs = reading.popleft()
+            for job in jobs:
+                job.result()
+            out = compute(step, staged, block)
             if out is None:
                 free.append(block)
             else:
@@ -125,6 +134,11 @@ def run(
         writer.shutdown(wait=True, cancel_futures=True)
 
 
-def _staged(step: Step, source: Stored, room: Entries) -> Staged:
-    source.read_into(step.name, step.span[0], room)
-    return Staged(source, step.span[0], room)
+def _requests(step: Step, staged: Sequence[Staged]) -> Iterator[Callable[[], None]]:
+    """What fills the step's memory, cut for many readers."""
+    for part in staged:
+        most = REQUEST_BYTES // DTYPES[part.entries.word].size
+        for start in range(0, len(part.entries), most):
+            stop = min(start + most, len(part.entries))
+            room = part.entries.part(start, stop)
+            yield partial(part.source.read_into, step.name, part.start + start, room)

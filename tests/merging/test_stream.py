@@ -72,6 +72,8 @@ def test_blocks_and_threads_do_not_show(
 
     whole = written(merger(), method, tmp_path / "whole")
     monkeypatch.setattr(stream, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(stream, "COUNTED_BYTES", 500)
+    monkeypatch.setattr(stream, "REQUEST_BYTES", 64)
     monkeypatch.setattr("evomerge.merging.to_disk.LEAST_SHARE", 10)
     torch.set_num_threads(2)
     cut = written(merger(), method, tmp_path / "cut", shard_size=2000)
@@ -92,6 +94,7 @@ def test_a_tensor_that_fits_is_read_once_and_a_larger_one_is_counted_first(store
 
 def test_a_larger_tensor_is_counted_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "BLOCK_BYTES", 4000)  # 1000 entries of two bfloat16 sources
+    monkeypatch.setattr(stream, "COUNTED_BYTES", 4000)
     base, x, _ = family(store)
     found = [(s.span, s.counts, s.writes) for s in steps("a.weight", [base, x], counts=True)]
     cut = [(0, 1000), (1000, 1320)]
