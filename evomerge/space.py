@@ -78,7 +78,7 @@ class Space:
     def __len__(self) -> int:
         return len(self.parameters)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Parameter names in the order of a point's coordinates."""
         return tuple(parameter.name for parameter in self.parameters)
@@ -119,7 +119,8 @@ class Space:
             UsageError: on missing or unknown names, or values outside their ranges.
         """
         missing = [name for name in self.names if name not in values]
-        extra = [name for name in values if name not in self.names]
+        own = set(self.names)
+        extra = [name for name in values if name not in own]
         if missing or extra:
             raise UsageError(
                 f"values do not fit the space: missing {missing[:3]}, unknown {extra[:3]}"

@@ -20,6 +20,7 @@ import numpy as np
 from evomerge.space import Array, Coordinate
 
 _DEPTH_LENGTHSCALE = 0.3  # of depth, which runs from 0 to 1
+_Place = tuple[float | None, str | None]  # depth and kind
 _OTHER_KIND = 0.5  # what smoothness over depth is worth between attention and MLP, say
 
 
@@ -90,22 +91,26 @@ def structure_of(coordinates: Sequence[Coordinate | None]) -> Structure:
 
 
 def _model_factors(known: Sequence[Coordinate]) -> list[Array]:
-    same = np.array([[float(a.model == b.model) for b in known] for a in known])
+    numbers: dict[str | None, int] = {}
+    models = np.array([numbers.setdefault(c.model, len(numbers)) for c in known])
+    same = (models[:, None] == models).astype(float)
     return [same, np.ones_like(same)] if (same == 0).any() else [same]
 
 
 def _depth_factors(known: Sequence[Coordinate]) -> list[Array]:
-    places = [(c.depth, c.kind) for c in known]
-    if len(set(places)) == 1:
-        return [np.ones((len(known), len(known)))]
+    places: dict[_Place, int] = {}
+    rows = [places.setdefault((c.depth, c.kind), len(places)) for c in known]
     shared = np.ones((len(known), len(known)))
-    smooth = np.array([[_nearness(a, b) for b in known] for a in known])
-    own = np.array([[float(a == b) for b in places] for a in places])
-    return [shared, smooth, own]
+    if len(places) == 1:
+        return [shared]
+    between = np.array([[_nearness(a, b) for b in places] for a in places])
+    chosen = np.ix_(rows, rows)
+    return [shared, between[chosen], np.eye(len(places))[chosen]]
 
 
-def _nearness(one: Coordinate, other: Coordinate) -> float:
-    kinds = 1.0 if one.kind == other.kind else _OTHER_KIND
-    if one.depth is None or other.depth is None:
-        return kinds * float(one.depth is other.depth)
-    return kinds * float(np.exp(-0.5 * ((one.depth - other.depth) / _DEPTH_LENGTHSCALE) ** 2))
+def _nearness(one: _Place, other: _Place) -> float:
+    (depth, kind), (other_depth, other_kind) = one, other
+    kinds = 1.0 if kind == other_kind else _OTHER_KIND
+    if depth is None or other_depth is None:
+        return kinds * float(depth is other_depth)
+    return kinds * float(np.exp(-0.5 * ((depth - other_depth) / _DEPTH_LENGTHSCALE) ** 2))

@@ -11,7 +11,7 @@ from evomerge.cli.mirroring import Mirroring
 from evomerge.cli.output import emit, escape, say
 from evomerge.cli.preparing import prepare
 from evomerge.cli.progress import Progress
-from evomerge.cli.study import flat, say_comparison
+from evomerge.cli.study import flat, say_outcome
 from evomerge.errors import EvomergeError, InfeasibleError, StoppedError
 from evomerge.interfaces import Sampler
 from evomerge.recipe.campaign import Campaign
@@ -103,7 +103,7 @@ def finish(study: Study, result: RunResult, *, as_json: bool) -> None:
         say(f"trial {number} could not be measured on the held-out items: {escape(reason)}")
     rows = front_rows(study)
     emit(rows if as_json else flat(rows), as_json=as_json)
-    say_comparison(study)
+    say_outcome(study)
     if study.campaign.export is not None and rows:
         from evomerge.export.front import export_front
 

@@ -66,7 +66,7 @@ def front(*, study: Path, all_splits: bool, predicted: bool, as_json: bool) -> N
             rows = with_predictions(foresight, rows)
             for metric, share in foresight.explained.items():
                 say(f"{metric}: the surrogate explains {share:.0%} on trials left out")
-        say_comparison(opened)
+        say_outcome(opened)
         nothing_meets_the_limits = bool(rows) and not any(row["feasible"] for row in rows)
     emit(rows if as_json else flat(rows, all_splits=all_splits), as_json=as_json)
     if not rows:
@@ -75,10 +75,14 @@ def front(*, study: Path, all_splits: bool, predicted: bool, as_json: bool) -> N
         raise InfeasibleError("no trial meets the limits; shown are those that miss them least")
 
 
-def say_comparison(study: Study) -> None:
-    """Search against control, where there is one."""
+def say_outcome(study: Study) -> None:
+    """What racing spared, and search against control, where there is either."""
+    from evomerge.report.summary import economy, share_of_items
     from evomerge.study.control import compare
 
+    saved = economy(study, study.trials())
+    if saved:
+        say(f"{saved['stopped']} trials were stopped early; items spent: {share_of_items(saved)}")
     compared = compare(study)
     if compared is not None:
         say(str(compared))

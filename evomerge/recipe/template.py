@@ -62,6 +62,7 @@ items: {{search: 60%, selection: 20%, test: 20%, seed: 0}}
 
 sampler: auto    # or a name from: evomerge plugins
 budget: {{trials: {trials}}}    # for {parameters} parameters; and hours: 12, whichever ends first
+# racing: {{}}        # new candidates begin on few of their search items, and cost a third or so
 study: {study}    # database, logs and cache
 export: {{to: {export}, which: front, shard_size: 5GB}}    # dtype: as the base, or bfloat16
 seed: 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evomerge.goals import violation
@@ -72,6 +72,12 @@ def economy(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         "items of full evaluation": full * len(ended),
         "false discards expected": sum(stopped),
     }
+
+
+def share_of_items(saved: Mapping[str, Any]) -> str:
+    """What `economy` says of items, such as ``72 of 180 (40%)``."""
+    spent, whole = saved["items"], saved["items of full evaluation"]
+    return f"{spent} of {whole}" + (f" ({spent / whole:.0%})" if whole else "")
 
 
 def hours_left(done: int, left: int | None, wall_seconds: float) -> float | None:
@@ -150,11 +156,7 @@ def content_of(study: Study) -> Content:
         facts.append(("hypervolume", f"{volume:.4g}"))
     saved = economy(study, trials)
     if saved:
-        spent, whole = saved["items"], saved["items of full evaluation"]
-        facts.append(("stopped early", str(saved["stopped"])))
-        facts.append(
-            ("items", f"{spent} of {whole}" + (f" ({spent / whole:.0%})" if whole else ""))
-        )
+        facts += [("stopped early", str(saved["stopped"])), ("items", share_of_items(saved))]
     compared = compare(study)
     if compared is not None:
         facts.append(("control", str(compared)))

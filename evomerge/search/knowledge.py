@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ class Knowledge:
         losses = [float(trial.losses[0]) for trial in ended if trial.losses is not None]
         return radius(losses, [trial.number in self._reader.foretold for trial in ended])
 
-    @property
+    @cached_property
     def steps(self) -> tuple[Steps, ...]:
         """What draws steps away from points: free ones, and smooth ones where there is depth."""
         if any(p.coordinate is None for p in self.problem.space.parameters):
