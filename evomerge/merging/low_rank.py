@@ -11,6 +11,7 @@ is what a merge that is written as one adapter holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,10 +57,18 @@ class Factors:
         """Both for the compiled loops: ``(rows / 8, rank, 8)`` and ``(columns / 32, rank, 32)``.
 
         What is missing in the last ones is 0. Even columns stand before the odd ones of a panel.
+        All NaN have the same bits, of which those that bfloat16 drops are 0.
         """
         columns = _panels(self.right.T, PANEL_COLUMNS)
         pairs = columns.view(*columns.shape[:2], -1, 2)
         return _panels(self.left, PANEL_ROWS), pairs.transpose(2, 3).contiguous().flatten(2)
+
+    @cached_property
+    def record(self) -> tuple[int, int, int, int, int]:
+        """Where the panels lie; see `evomerge.merging.product_loops`."""
+        left, right = self.panels
+        places = (number for side in (left, right) for number in (side.data_ptr(), side[:1].nbytes))
+        return (*places, self.left.shape[1])
 
 
 def _panels(lines: Tensor, height: int) -> Tensor:
@@ -67,6 +76,7 @@ def _panels(lines: Tensor, height: int) -> Tensor:
     count, rank = lines.shape
     panels = lines.new_zeros(-(-count // height) * height, rank)
     panels[:count] = lines
+    panels.masked_fill_(panels.isnan(), math.nan)
     return panels.view(-1, height, rank).transpose(1, 2).contiguous()
 
 

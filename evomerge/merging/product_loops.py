@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
 from evomerge.merging import product_words as words
 from evomerge.merging.low_rank import PANEL_COLUMNS, PANEL_ROWS
-from evomerge.merging.words import compiled
+from evomerge.merging.words import compiled, fetch_near, floats_at
 
 ROWS, COLUMNS = PANEL_ROWS, PANEL_COLUMNS
 
@@ -44,6 +45,26 @@ def _next(at: int, stop: int, columns: int) -> Any:
 
 
 @compiled
+def _fetch(out: int, base: int, columns: int) -> None:
+    """Ask for a tile's memory before its products are summed, which takes as long."""
+    for row in range(ROWS):
+        fetch_near((out, base), 2 * row * columns)
+
+
+@compiled
+def _weigh(records: Integers, weights: Floats, row: int, room: Floats) -> None:
+    """One left panel of each model, that of this row, times its weight, one after another."""
+    done = 0
+    for i in range(len(records)):
+        count, weight = records[i, 4] * ROWS, weights[i]
+        panel = carray(floats_at(records[i, 0] + row // ROWS * records[i, 1]), count)
+        part = room[done : done + count]
+        for j in range(count):
+            part[j] = panel[j] * weight
+        done += count
+
+
+@compiled
 def fill(out: int, records: Integers, columns: int, start: int, stop: int) -> None:
     """Entries start to stop of one model's task vector, float32, from the address ``out`` on."""
     place, at = records.ctypes.data, start
@@ -64,22 +85,32 @@ def fill(out: int, records: Integers, columns: int, start: int, stop: int) -> No
 
 
 @compiled
-def add_whole(out: int, base: int, records: Integers, columns: int, start: int, stop: int) -> None:
-    """``out = base + sum vector``, bfloat16, entries start to stop; the sum by itself first.
+def add_whole(
+    out: int, base: int, records: Integers, weights: Floats, columns: int, start: int, stop: int
+) -> None:
+    """``out = base + sum weight * vector``, bfloat16, entries start to stop; the sum first.
 
     Args:
         out, base: addresses of the entry ``start``.
         records: ``(N, 5)``.
+        weights: ``(N,)``; each is multiplied with the left factor.
         columns: of the tensor.
     """
-    places, models = records.ctypes.data, len(records)
-    at = start
+    models, at = len(records), start
+    room = np.empty(records[:, 4].sum() * ROWS, np.float32)
+    weighted = records.copy()
+    for i in range(models):
+        weighted[i, 0] = room.ctypes.data + 4 * ROWS * records[:i, 4].sum()
+        weighted[i, 1] = 0  # the room is all rows' in turn
+    places = weighted.ctypes.data
     while at < stop:
         rows, first, last, end = _next(at, stop, columns)
         row, origin = at // columns, at // columns * columns
+        _weigh(records, weights, row, room)
         for j in range(first, last, COLUMNS):
             step = 2 * (j - start)
             if rows == ROWS:
+                _fetch(out + step, base + step, columns)
                 _sum_tile(out + step, base + step, 2 * columns, row, j - origin, places, models)
             else:
                 _sum_line(out + step, base + step, 0, row, j - origin, places, models)
@@ -109,6 +140,7 @@ def add_masked(
         for j in range(first, last, COLUMNS):
             step = 2 * (j - start)
             if rows == ROWS:
+                _fetch(out + step, base + step, columns)
                 _mask_tile(
                     out + step, base + step, 2 * columns, row, j - origin, places, table, models
                 )

@@ -69,13 +69,17 @@ class _Tile(Lanes):
             found.append(b.add(first, b.mul(within, LONG(4))))
         return found[0], found[1]
 
-    def slots(self) -> list[Any]:
-        """Sums of nothing: one for each part of each row."""
+    def slots(self, nothing: float) -> list[Any]:
+        """Sums of nothing: one for each part of each row.
+
+        Args:
+            nothing: -0.0, which no sum shows, or 0.0, with which none is -0.
+        """
         found = [
             cgutils.alloca_once(self.builder, self.floats) for _ in range(self.rows * self.parts)
         ]
         for slot in found:
-            self.builder.store(self.number(-0.0), slot)  # which no sum shows
+            self.builder.store(self.number(nothing), slot)
         return found
 
     def add_products(self, slots: list[Any], record: Any) -> None:
@@ -100,20 +104,17 @@ class _Tile(Lanes):
         return [found[i : i + self.parts] for i in range(0, len(found), self.parts)]
 
     def loaded(self, address: Any) -> list[Any]:
-        """The bfloat16 entries of a row as float32, without -0."""
+        """The bfloat16 entries of a row as float32."""
         b = self.builder
         if self.parts == 2:
             word = b.load(self.at(self.words, address), align=2)
-            return [self.positive_zero(half) for half in (self.lower(word), self.upper(word))]
+            return [self.lower(word), self.upper(word)]
         half = b.load(self.at(ir.VectorType(HALF, 1), address), align=2)
-        return [self.positive_zero(self.lower(b.zext(half, self.words)))]
+        return [self.lower(b.zext(half, self.words))]
 
     def put(self, values: list[Any], address: Any) -> None:
-        """A row rounded to bfloat16; NaN of factors can have any lower half."""
-        b, halves = self.builder, []
-        for value in values:
-            nan = b.fcmp_unordered("uno", value, value)
-            halves.append(b.select(nan, self.word(0x7FC00000), self.rounded(value)))
+        """A row rounded to bfloat16."""
+        b, halves = self.builder, [self.rounded(value) for value in values]
         if self.parts == 2:
             b.store(self.joint(*halves), self.at(self.words, address), align=2)
             return
@@ -138,7 +139,7 @@ def filling(rows: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             out, stride, row, column, record = args
             tile = _Tile(builder, rows, (row, column))
-            slots = tile.slots()
+            slots = tile.slots(-0.0)
             tile.add_products(slots, record)
             for i, values in enumerate(tile.rows_of(slots)):
                 tile.put_floats(values, builder.add(out, builder.mul(stride, LONG(i))))
@@ -165,7 +166,7 @@ def summing(rows: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             out, base, stride, row, column, records, models = args
             b, tile = builder, _Tile(builder, rows, (row, column))
-            slots = tile.slots()
+            slots = tile.slots(0.0)
             with cgutils.for_range(b, models) as loop:
                 tile.add_products(slots, b.add(records, b.mul(loop.index, LONG(8 * RECORD))))
             for i, values in enumerate(tile.rows_of(slots)):
@@ -198,12 +199,12 @@ def adding(rows: int) -> Any:
             out, base, stride, row, column, records, rules, models = args
             b, tile = builder, _Tile(builder, rows, (row, column))
             steps = [b.mul(stride, LONG(i)) for i in range(tile.rows)]
-            totals = tile.slots()
+            totals = tile.slots(0.0)
             entries = [entry for step in steps for entry in tile.loaded(b.add(base, step))]
             for total, entry in zip(totals, entries, strict=True):
-                b.store(entry, total)
+                b.store(tile.positive_zero(entry), total)
             with cgutils.for_range(b, models) as loop:
-                slots = tile.slots()
+                slots = tile.slots(-0.0)
                 tile.add_products(slots, b.add(records, b.mul(loop.index, LONG(8 * RECORD))))
                 numbers = b.add(rules, b.mul(loop.index, LONG(4 * RULE)))
                 rule = [tile.entry(numbers, i) for i in range(SMOOTH)]

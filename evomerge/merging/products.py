@@ -6,10 +6,10 @@ it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from torch import Tensor
 from evomerge.merging.fused import loops
 from evomerge.merging.low_rank import PANEL_ROWS, Factors, Parts
 from evomerge.merging.magnitudes import CODES, Threshold
-
-if TYPE_CHECKING:
-    from evomerge.merging.low_rank import Panels
 
 Lazy = Callable[[], Factors]
 
@@ -56,12 +53,12 @@ class Products:
             out, base: addresses of the first of them.
         """
         parts = self.parts()
+        records = _records(factors for factors, _ in parts)
         if self.rules is None:
-            panels = [_weighted(*part) for part in parts]  # live until the loop is done
-            _loops().add_whole(out, base, _records(panels), self.columns, *span)
+            weights = np.array([weight for _, weight in parts], np.float32)
+            _loops().add_whole(out, base, records, weights, self.columns, *span)
         else:
-            panels = [factors.panels for factors, _ in parts]
-            _loops().add_masked(out, base, _records(panels), self.rules, self.columns, *span)
+            _loops().add_masked(out, base, records, self.rules, self.columns, *span)
 
 
 def products(
@@ -99,7 +96,7 @@ def fill_compiled(factors: Factors, start: int, out: Tensor) -> bool:
     if loops() is None or out.dtype != torch.float32:
         return False
     columns = factors.right.shape[1]
-    _loops().fill(out.data_ptr(), _records([factors.panels]), columns, start, start + len(out))
+    _loops().fill(out.data_ptr(), _records([factors]), columns, start, start + len(out))
     return True
 
 
@@ -119,23 +116,12 @@ def product_counts(factors: Factors, count: int) -> Tensor:
     rows = max(PANEL_ROWS, _ROOM // max(1, columns) // PANEL_ROWS * PANEL_ROWS)
     room = np.empty(max(1, min(count, rows * columns)), np.float32)
     counts = np.zeros((LANES, CODES), np.int64)
-    count_product(_records([factors.panels]), columns, count, room, counts)
+    count_product(_records([factors]), columns, count, room, counts)
     return torch.from_numpy(counts.sum(axis=0))
 
 
-def _weighted(factors: Factors, weight: float) -> Panels:
-    left, right = factors.panels
-    return left * weight, right
-
-
-def _records(panels: Sequence[Panels]) -> NDArray[np.int64]:
-    """Where panels lie; see `evomerge.merging.product_loops`."""
-    found = [
-        (*(n for side in each for n in (side.data_ptr(), side.stride(0) * side.itemsize)), rank)
-        for each in panels
-        for rank in (each[0].shape[1],)
-    ]
-    return np.array(found, np.int64)
+def _records(factors: Iterable[Factors]) -> NDArray[np.int64]:
+    return np.array([each.record for each in factors], np.int64)
 
 
 @cache
