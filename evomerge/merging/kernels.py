@@ -31,7 +31,7 @@ from evomerge.merging import words as at
 from evomerge.merging.halves import KINDS as KINDS
 from evomerge.merging.halves import Floats, load, store
 from evomerge.merging.lanes import EXACT, PLAIN, SMOOTH, WHOLE
-from evomerge.merging.pair_words import adding, electing
+from evomerge.merging.pair_words import adding, electing, keeping
 
 UNROLLED = 8
 
@@ -41,10 +41,14 @@ _STRIP = 128
 _NEAR, _FAR = 512, 2048
 """Bytes ahead of their use at which memory is asked for: the best of 256 to 8192, measured."""
 
-_LANES = 16
-"""Words of 32 bits in a cache line."""
+_LANES, _LINE = 16, 64
+"""Words of 32 bits in a cache line; its bytes."""
+
+_LINES = 8
+"""Lines of words whose terms wait for their election in the nearest cache."""
 
 _add_line, _add_word = adding(_LANES), adding(1)
+_keep_line, _keep_word = keeping(_LANES), keeping(1)
 _elect_line, _elect_word = electing(_LANES), electing(1)
 
 _16 = np.uint32(16)
@@ -160,6 +164,12 @@ def add_bf16(
 
 
 @at.compiled
+def _first_line(room: Any) -> Any:
+    """Where a cache line begins; to be asked in the loop, for numba frees what is used no more."""
+    return (room.ctypes.data + _LINE - 1) // _LINE * _LINE
+
+
+@at.compiled
 def elect_bf16(
     out: int,
     addresses: Integers,
@@ -179,13 +189,21 @@ def elect_bf16(
     """
     places = at.numbers_of(addresses.ctypes.data, sources)
     table = at.rows_of(rules.ctypes.data, sources[1:], columns)
-    whole = pairs // _LANES * _LANES
-    for first in range(0, whole, _LANES):
-        at.fetch_near(places, 4 * first + _NEAR)
-        at.fetch_far(places, 4 * first + _FAR)
-        _elect_line(out, places, first, table, key, start, scaling)
+    whole, step = pairs // _LANES * _LANES, 2 * len(rules) * _LINE
+    terms = np.empty(_LINES * step + _LINE, np.uint8)
+    for begin in range(0, whole, _LANES * _LINES):
+        end, room = min(whole, begin + _LANES * _LINES), _first_line(terms)
+        for first in range(begin, end, _LANES):
+            at.fetch_near(places, 4 * first + _NEAR)
+            at.fetch_far(places, 4 * first + _FAR)
+            line = room + (first - begin) // _LANES * step
+            _keep_line(line, places, first, table, key, start)
+        for first in range(begin, end, _LANES):
+            line = room + (first - begin) // _LANES * step
+            _elect_line(out, places[0], first, table, line, scaling)
     for j in range(whole, pairs):
-        _elect_word(out, places, j, table, key, start, scaling)
+        _keep_word(_first_line(terms), places, j, table, key, start)
+        _elect_word(out, places[0], j, table, _first_line(terms), scaling)
 
 
 @at.compiled

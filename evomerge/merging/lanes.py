@@ -136,8 +136,8 @@ class Lanes:
         NaN stays NaN where its lower half is 0, as that of all NaN is which are made of bfloat16.
         """
         b, bits = self.builder, self.bits(value)
-        odd = b.and_(b.lshr(bits, self.word(16)), self.word(1))
-        return b.add(b.add(bits, self.word(0x7FFF)), odd)
+        odd = b.icmp_unsigned("!=", b.and_(bits, self.word(0x10000)), self.word(0))
+        return b.add(bits, b.select(odd, self.word(0x8000), self.word(0x7FFF)))
 
     def joint(self, lower: Any, upper: Any) -> Any:
         """Words of two bfloat16 numbers, from the upper halves of bits."""

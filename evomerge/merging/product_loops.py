@@ -102,11 +102,11 @@ def add_whole(
     for i in range(models):
         weighted[i, 0] = room.ctypes.data + 4 * ROWS * records[:i, 4].sum()
         weighted[i, 1] = 0  # the room is all rows' in turn
-    places = weighted.ctypes.data
     while at < stop:
         rows, first, last, end = _next(at, stop, columns)
         row, origin = at // columns, at // columns * columns
         _weigh(records, weights, row, room)
+        places = weighted.ctypes.data  # in the loop: numba frees what is used no more
         for j in range(first, last, COLUMNS):
             step = 2 * (j - start)
             if rows == ROWS:
