@@ -64,7 +64,7 @@ class Factors:
         return _panels(self.left, PANEL_ROWS), pairs.transpose(2, 3).contiguous().flatten(2)
 
     @cached_property
-    def record(self) -> tuple[int, int, int, int, int]:
+    def record(self) -> tuple[int, ...]:
         """Where the panels lie; see `evomerge.merging.product_loops`."""
         left, right = self.panels
         places = (number for side in (left, right) for number in (side.data_ptr(), side[:1].nbytes))

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.dtypes import torch_dtype
 from evomerge.checkpoint.writer import CheckpointWriter
 
 MODELS = ("m1", "m2", "m3", "m4")
@@ -34,15 +35,15 @@ def shapes(layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
     return found | {"norm.weight": (1024,), "layers.bias": (7,)}
 
 
-def write_models(folder: Path, layers: int = LAYERS) -> None:
-    """The base and the models."""
+def write_models(folder: Path, layers: int = LAYERS, dtype: str = "BF16") -> None:
+    """The base and the models, in a dtype by its safetensors word."""
     for seed, name in enumerate(("base", *MODELS)):
         numbers = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)) * 0.02
         if seed:
             numbers += torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed)) * 1e-4
-        block = numbers.to(torch.bfloat16)
+        block = numbers.to(torch_dtype(dtype))
         (folder / name).mkdir()
-        layout = [(tensor, "BF16", shape) for tensor, shape in shapes(layers).items()]
+        layout = [(tensor, dtype, shape) for tensor, shape in shapes(layers).items()]
         with CheckpointWriter(folder / name, layout) as writer:
             for tensor, shape in shapes(layers).items():
                 count = torch.Size(shape).numel()
@@ -63,7 +64,7 @@ class Memory(nn.Module):
     def __init__(self, base: Checkpoint) -> None:
         super().__init__()
         self.tensors = {
-            name: nn.Parameter(torch.zeros(entry.shape, dtype=torch.bfloat16))
+            name: nn.Parameter(torch.zeros(entry.shape, dtype=torch_dtype(entry.dtype)))
             for name, entry in base.tensors.items()
         }
         for name, parameter in self.tensors.items():

@@ -51,7 +51,7 @@ def words(address: int, size: int) -> Words:
 def bound(checkpoints: list[Checkpoint], module: Memory, threads: int) -> Callable[[], None]:
     jobs = []
     for name, tensor in module.tensors.items():
-        size, addresses = tensor.numel() * 2, [tensor.data_ptr()]
+        size, addresses = tensor.nbytes, [tensor.data_ptr()]
         for checkpoint in checkpoints:
             address = checkpoint.address(name)
             if address is None:
@@ -113,7 +113,8 @@ def compare(folder: Path, rounds: int) -> None:
     base, models = opened(folder)
     names = list(base.tensors)
     parameters = sum(entry.count for entry in base.tensors.values())
-    print(f"{parameters / 1e6:.0f} M parameters in {len(names)} tensors, 4 models, bfloat16")
+    dtypes = "/".join(sorted({entry.dtype for entry in base.tensors.values()}))
+    print(f"{parameters / 1e6:.0f} M parameters in {len(names)} tensors, 4 models, {dtypes}")
     for threads in (1, 2):
         torch.set_num_threads(threads)
         module = Memory(base)
@@ -180,12 +181,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--mergekit-rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--dtype", choices=["BF16", "F16", "F32"], default="BF16")
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as place:
-        write_models(Path(place), options.layers)
+        write_models(Path(place), options.layers, options.dtype)
         compare(Path(place), options.rounds)
-        mergekit(Path(place), options.mergekit_rounds)
+        if options.dtype == "BF16":
+            mergekit(Path(place), options.mergekit_rounds)
 
 
 if __name__ == "__main__":
