@@ -30,7 +30,7 @@ class OrderedFile:
 
     def __init__(self, path: Path, descriptor: int, size: int) -> None:
         self.position = 0
-        self._blake2b = hashlib.blake2b()
+        self._sha256 = hashlib.sha256()
         self._descriptor, self._size = descriptor, size
         self._direct = _opened_direct(path)
         self._buffers: list[mmap.mmap] = []
@@ -40,7 +40,7 @@ class OrderedFile:
 
     def add(self, data: memoryview) -> None:
         """The next bytes; an OSError may be that of earlier ones."""
-        self._blake2b.update(data)
+        self._sha256.update(data)
         while len(data):
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1)
@@ -56,9 +56,9 @@ class OrderedFile:
             self.close()
 
     @property
-    def blake2b(self) -> str | None:
-        """512 bits, hex, of the whole file; None while bytes are missing."""
-        return self._blake2b.hexdigest() if self.position == self._size else None
+    def sha256(self) -> str | None:
+        """Hex, of the whole file; None while bytes are missing."""
+        return self._sha256.hexdigest() if self.position == self._size else None
 
     def close(self) -> None:
         """Write what is left, give all memory back."""

@@ -140,8 +140,8 @@ class CheckpointWriter:
 
     @property
     def digests(self) -> dict[str, str]:
-        """blake2b (512 bits, hex) of the shards whose every byte came in order, by name."""
-        found = {name: file.blake2b for name, file in self._ordered.items()}
+        """SHA-256 (hex) of the shards whose every byte came in order, by name."""
+        found = {name: file.sha256 for name, file in self._ordered.items()}
         return {name: digest for name, digest in found.items() if digest is not None}
 
     def close(self) -> None:

@@ -1,9 +1,15 @@
-"""An export's manifest: what every file in the folder must be."""
+"""An export's manifest: what every file in the folder must be.
+
+A file is known by its size and SHA-256, as ``sha256sum`` prints it and the Hugging Face hub shows
+it. Processors with instructions for it need half the time of blake2b, by which earlier manifests
+know their files.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,17 +18,14 @@ from typing import Any
 from evomerge.errors import CheckpointError
 from evomerge.export.lineage import FORMAT, MANIFEST
 
-CHUNK_BYTES = 1 << 20
+SHA256, BLAKE2B = "sha256", "blake2b"
 
 
-def file_digest(path: Path) -> dict[str, int | str]:
-    """Size and blake2b of a file, read in chunks."""
-    digest, size = hashlib.blake2b(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-    return {"size": size, "blake2b": digest.hexdigest()}
+def file_digest(path: Path, algorithm: str = SHA256) -> dict[str, int | str]:
+    """Size and digest (hex) of a file."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        return {"size": size, algorithm: hashlib.file_digest(file, algorithm).hexdigest()}
 
 
 def manifest(
@@ -31,7 +34,7 @@ def manifest(
     """The manifest's bytes: the content, and the digest of every file that the folder holds.
 
     Args:
-        known: digests of files that need not be read again, by their path within the folder.
+        known: SHA-256 (hex) of files that need not be read again, by their path within the folder.
     """
     files: dict[str, dict[str, int | str]] = {}
     for path in sorted(folder.rglob("*")):
@@ -39,7 +42,7 @@ def manifest(
         if path.is_file() and path.name != MANIFEST:
             found = known.get(name)
             size = path.stat().st_size
-            files[name] = {"size": size, "blake2b": found} if found else file_digest(path)
+            files[name] = {"size": size, SHA256: found} if found else file_digest(path)
     return (json.dumps({**content, "files": files}, indent=2) + "\n").encode()
 
 
@@ -74,12 +77,13 @@ def verify(folder: Path) -> list[dict[str, str]]:
         if not path.is_file():
             findings.append({"file": name, "finding": "missing", "detail": ""})
             continue
-        found = file_digest(path)
+        algorithm = BLAKE2B if BLAKE2B in digest else SHA256
+        found = file_digest(path, algorithm)
         if found["size"] != digest["size"]:
             detail = f"{found['size']} bytes, {digest['size']} written"
             findings.append({"file": name, "finding": "size differs", "detail": detail})
         elif found != digest:
-            findings.append({"file": name, "finding": "content differs", "detail": "blake2b"})
+            findings.append({"file": name, "finding": "content differs", "detail": algorithm})
     known = {*wanted, MANIFEST}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,17 @@ def test_a_folder_without_one_is_no_export(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
+def test_files_known_by_blake2b_are_checked_by_it(folder: Path) -> None:
+    digest = hashlib.blake2b(b"{}").hexdigest()
+    content = json.loads((folder / MANIFEST).read_bytes())
+    content["files"]["config.json"] = {"size": 2, "blake2b": digest}
+    (folder / MANIFEST).write_text(json.dumps(content))
+    assert verify(folder) == []
+    (folder / "config.json").write_bytes(b"[]")
+    assert findings(folder) == [("config.json", "content differs")]
+
+
 def test_digests_that_are_known_are_not_computed_again(folder: Path) -> None:
     plain = manifest(folder, {"format": 1})
-    digest = hashlib.blake2b(b"weights").hexdigest()
+    digest = hashlib.sha256(b"weights").hexdigest()
     assert manifest(folder, {"format": 1}, {"model.safetensors": digest}) == plain
