@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from evomerge.interfaces import Fit
+from evomerge.interfaces import Fit, Prediction
 from evomerge.space import Array
 
 _HALF, _NINE_TENTHS = 0.6745, 1.6449  # half widths of the normal intervals, in std
@@ -16,6 +16,8 @@ _COARSE = np.geomspace(0.05, 3.0, 24)
 _CERTAIN = 1e-6  # a share nearer to 0 or 1 than this is taken to be this
 _HELD = 10.0  # precision of the priors that hold a correction's offset to 0 and its slope to 1
 _NEWTON_STEPS = 8
+_OFFSET_LIFE, _WIDTH_LIFE = 6.0, 12.0  # forecasts, after which one counts half
+_OFFSET_PRIOR, _WIDTH_PRIOR = 2.0, 4.0  # forecasts that were right
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,48 @@ def fit_of(losses: Array, means: Array, stds: Array) -> Fit:
         coverage_50=float(np.mean(away <= _HALF * stds)),
         coverage_90=float(np.mean(away <= _NINE_TENTHS * stds)),
     )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How forecasts have come out: what to add to the next one's mean, and its std's factor.
+
+    Attributes:
+        offsets: ``(m,)``, in the forecast's stds.
+        factors: ``(m,)`` > 0.
+    """
+
+    offsets: Array
+    factors: Array
+
+    def stated(self, prediction: Prediction) -> Prediction:
+        """A forecast of points that were chosen for what is foretold of them, set right."""
+        mean = prediction.mean + self.offsets * prediction.spread
+        return Prediction(mean, self.factors * prediction.std, self.factors * prediction.noise)
+
+
+def standing(deviations: Array) -> Standing:
+    """Learnt from a record of forecasts made before the measurement.
+
+    What is chosen for a good prediction comes out worse than predicted on average (Smith and
+    Winkler 2006, Management Science 52(3)), which trials left out of a fit do not show. Offset and
+    width are means over the record in which the latest counts most, each drawn to a forecast that
+    was right. The width is of what was left after the offset that was known by then.
+
+    Args:
+        deviations: ``(k, m)``, measured less foretold in the forecast's stds, oldest first.
+    """
+    k, goals = deviations.shape
+    offsets = [_offset(deviations[:i]) for i in range(k + 1)]
+    left = deviations - np.array(offsets[:k]).reshape(k, goals)
+    weights = 0.5 ** (np.arange(k)[::-1] / _WIDTH_LIFE)
+    squares = (weights @ left**2 + _WIDTH_PRIOR) / (weights.sum() + _WIDTH_PRIOR)
+    return Standing(offsets[k], np.sqrt(squares))
+
+
+def _offset(deviations: Array) -> Array:
+    weights = 0.5 ** (np.arange(len(deviations))[::-1] / _OFFSET_LIFE)
+    return np.asarray(weights @ deviations / (weights.sum() + _OFFSET_PRIOR))
 
 
 def calibrated(errors: Array, model: Array, noise: Array) -> float:

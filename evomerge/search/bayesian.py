@@ -17,7 +17,7 @@ from evomerge.interfaces import Log, Proposal, SearchProblem
 from evomerge.randomness import generator
 from evomerge.search.ascent import descend
 from evomerge.search.improvement import ExpectedImprovement
-from evomerge.search.knowledge import Knowledge, told
+from evomerge.search.knowledge import Knowledge
 from evomerge.search.options import no_options
 from evomerge.search.preferences import Criterion
 from evomerge.surrogates.blend import Blend
@@ -52,7 +52,7 @@ class BayesianSampler:
         believing = surrogate.believing(known.pending)
         points, _ = descend(believing, criterion, measured, known.steps, rng)
         point = known.unasked(points, rng)
-        return Proposal(point, told(surrogate, point))
+        return Proposal(point, known.told(surrogate, point))
 
     def _criterion(self, surrogate: Blend, rng: np.random.Generator) -> Criterion:
         if self.problem.goals > 1:

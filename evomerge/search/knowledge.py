@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.interfaces import Log, Proposal, SearchProblem
+from evomerge.interfaces import Log, Prediction, Proposal, SearchProblem
 from evomerge.search.ascent import RADIUS
 from evomerge.search.centred import (
     STEP,
@@ -26,6 +26,7 @@ from evomerge.search.reading import Reader
 from evomerge.search.region import radius
 from evomerge.space import Array
 from evomerge.surrogates.blend import Blend, Kernels, fit_blend, learn_kernels
+from evomerge.surrogates.calibration import Standing, standing
 from evomerge.surrogates.history import FitError, History
 from evomerge.surrogates.structure import Structure, structure_of
 
@@ -183,6 +184,26 @@ class Knowledge:
         losses = [float(trial.losses[0]) for trial in ended if trial.losses is not None]
         return radius(losses, [trial.number in self._reader.foretold for trial in ended])
 
+    @property
+    def standing(self) -> Standing:
+        """How the forecasts of what was asked have come out."""
+        return standing(np.array(self._reader.deviations).reshape(-1, self.problem.goals))
+
+    def told(self, surrogate: Blend, point: Array) -> dict[str, Any]:
+        """What a proposal's note says of the surrogate behind it, by goal.
+
+        The share of the variance that it explains on trials left out; the margins' weight in it;
+        what it foretells of the point: mean, std, and the std of the measurement's noise; and the
+        same as set right by what came of earlier forecasts.
+        """
+        found = surrogate.predict(point[None])
+        return {
+            "explained": [round(fit.explained, 3) for fit in surrogate.fits],
+            "margins": [round(float(weight), 3) for weight in surrogate.weights],
+            "foretold": _rows(found),
+            "stated": _rows(self.standing.stated(found)),
+        }
+
     @cached_property
     def steps(self) -> tuple[Steps, ...]:
         """What draws steps away from points: free ones, and smooth ones where there is depth."""
@@ -191,18 +212,9 @@ class Knowledge:
         return free_steps(self.problem), smooth_steps(self.problem)
 
 
-def told(surrogate: Blend, point: Array) -> dict[str, Any]:
-    """What a proposal's note says of the surrogate behind it, by goal.
-
-    The share of the variance that it explains on trials left out; the margins' weight in it; and
-    what it foretells of the point: mean, std, and the std of the measurement's noise.
-    """
-    found = surrogate.predict(point[None])
-    return {
-        "explained": [round(fit.explained, 3) for fit in surrogate.fits],
-        "margins": [round(float(weight), 3) for weight in surrogate.weights],
-        "foretold": np.stack([found.mean[0], found.std[0], found.noise[0]], axis=1).tolist(),
-    }
+def _rows(prediction: Prediction) -> list[list[float]]:
+    columns = [prediction.mean[0], prediction.std[0], prediction.noise[0]]
+    return [[float(number) for number in row] for row in zip(*columns, strict=True)]
 
 
 def _learning_size(ended: int) -> int:

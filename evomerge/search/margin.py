@@ -21,7 +21,7 @@ import numpy as np
 from evomerge.interfaces import Log, Proposal, SearchProblem
 from evomerge.randomness import generator
 from evomerge.search.ascent import descend
-from evomerge.search.knowledge import Knowledge, told
+from evomerge.search.knowledge import Knowledge
 from evomerge.search.options import no_options
 from evomerge.search.preferences import Criterion
 from evomerge.surrogates.blend import Blend
@@ -58,7 +58,7 @@ class MarginSampler:
         measured, believing = known.history().points, surrogate.believing(known.pending)
         points, _ = descend(believing, criterion, measured, known.steps, rng, known.radius)
         point = known.unasked(points, rng)
-        return Proposal(point, told(surrogate, point))
+        return Proposal(point, known.told(surrogate, point))
 
     def _criterion(self, surrogate: Blend, number: int, rng: np.random.Generator) -> Criterion:
         known = self._known

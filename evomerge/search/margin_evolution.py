@@ -21,7 +21,7 @@ from evomerge.randomness import generator
 from evomerge.search.breeding import bred
 from evomerge.search.centred import STEP
 from evomerge.search.evolution import Evolution, population
-from evomerge.search.knowledge import Knowledge, told
+from evomerge.search.knowledge import Knowledge
 from evomerge.search.options import no_options
 from evomerge.search.quasirandom import folded
 from evomerge.space import Array
@@ -69,7 +69,7 @@ class MarginEvolution:
             points = bred(believing, wish, history.points, softened(history), rng)
         order = np.argsort(wish.value(believing.predict(points)), kind="stable")
         point = known.unasked(points[order], rng)
-        return Proposal(point, told(surrogate, point))
+        return Proposal(point, known.told(surrogate, point))
 
     def _evolved(self, history: History) -> Evolution:
         """CMA-ES after everything that was measured, in generations of the order of seeing."""

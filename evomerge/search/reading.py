@@ -26,6 +26,8 @@ class Reader:
         first_note: of the first of these.
         references: points that others asked for.
         foretold: numbers of the proposals whose notes say that a surrogate is behind them.
+        deviations: of those that have ended, what came out less what was foretold, in the latter's
+            stds, ``(m,)`` each.
         ended: trials with finite losses, in the order in which they became visible.
         pending: number to point of the trials that have not ended.
     """
@@ -35,7 +37,8 @@ class Reader:
         self.own = 0
         self.first_note: Mapping[str, Any] | None = None
         self.references: dict[int, Array] = {}
-        self.foretold: set[int] = set()
+        self.foretold: dict[int, Array] = {}
+        self.deviations: list[Array] = []
         self.ended: list[Observation] = []
         self.pending: dict[int, Array] = {}
         self._goals = goals
@@ -69,8 +72,8 @@ class Reader:
         if event.own:
             self.first_note = event.note if self.own == 0 else self.first_note
             self.own += 1
-            if "explained" in event.note:
-                self.foretold.add(event.number)
+            if "foretold" in event.note:
+                self.foretold[event.number] = np.array(event.note["foretold"], dtype=float)
         else:
             self.references[event.number] = event.point
 
@@ -80,6 +83,9 @@ class Reader:
             self.ended.append(event)
             read = event.read_items if self._with_items else None
             self._items.append(None if read is None else read())
+            if event.number in self.foretold:
+                mean, std, noise = self.foretold[event.number].T
+                self.deviations.append((event.losses - mean) / np.hypot(std, noise))
 
     @staticmethod
     def _goal_items(items: list[tuple[ItemLosses, ...] | None], goal: int) -> GoalItems | None:

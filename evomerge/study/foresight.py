@@ -46,11 +46,16 @@ class Foresight:
         return {goal.metric: fit.explained for goal, fit in fits}
 
     def predicted(self, candidate: Candidate) -> dict[str, dict[str, float]] | None:
-        """Mean and std by metric, in the goals' units; None outside the space."""
+        """Mean and std by metric, in the goals' units; None outside the space.
+
+        Of what was not measured they are set right by how the search's forecasts came out.
+        """
         point = self.study.recipe.point_of(candidate.parameters, method=candidate.method)
         if point is None:
             return None
         prediction = self.surrogate.predict(point[None])
+        if not np.isclose(self.knowledge.history().points, point).all(axis=1).any():
+            prediction = self.knowledge.standing.stated(prediction)
         rows = zip(self.study.goals, prediction.mean[0], prediction.std[0], strict=True)
         return {g.metric: {"mean": float(g.sign * m), "std": float(s)} for g, m, s in rows}
 
