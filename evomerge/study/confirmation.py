@@ -62,8 +62,12 @@ def unmeasured(study: Study, only: int | None = None) -> list[tuple[Trial, tuple
 
 
 def promising(study: Study, trials: Sequence[Trial]) -> list[Trial]:
-    """Trials that lost their races, and are on the front by what the surrogate says of all."""
-    if all(trial.chance is None for trial in trials):
+    """Trials whose values do not tell, and that are on the front by what the surrogate says of all.
+
+    These are those that lost their races; with one goal, any: its best value is one trial's, and
+    flattered by having been chosen of many, which the surrogate's is less.
+    """
+    if len(study.goals) > 1 and all(trial.chance is None for trial in trials):
         return []
     from evomerge.study.foresight import foresee
 
@@ -78,7 +82,11 @@ def promising(study: Study, trials: Sequence[Trial]) -> list[Trial]:
     ]
     missed = np.array([violation(goals, value) for value in values])
     front = np.flatnonzero(pareto.non_dominated(table, missed))
-    stopped = [row for row in front if known[row].chance is not None]
+    untold = {trial.number for trial in known if trial.chance is not None}
+    if len(goals) == 1:
+        best = {trial.number for trial in study.front()}
+        untold |= {t.number for t in known if t.number not in best and not is_reference(t)}
+    stopped = [row for row in front if known[row].number in untold]
     reference = study.reference_point
     if len(stopped) > MOST and reference is not None:
         worth = pareto.contributions(table[front], reference)[np.isin(front, stopped)]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 
 from evomerge.goals import Goal
-from evomerge.study.confirmation import nominees
+from evomerge.study import foresight
+from evomerge.study.confirmation import nominees, promising
 from evomerge.study.fronts import MOST
 from evomerge.trial import Candidate, Measured, Trial, TrialState
 
@@ -49,3 +55,20 @@ def test_without_a_reference_point_the_first_are_taken() -> None:
     front = [trial(i, "sobol", i, -i) for i in range(MOST + 3)]
     chosen = nominees(GOALS, front, front, None)
     assert [t.number for t in chosen] == list(range(MOST))
+
+
+@pytest.mark.parametrize(("believed", "added"), [(0, []), (1, [1]), (2, [])])
+def test_with_one_goal_what_the_surrogate_believes_best_is_confirmed_too(
+    monkeypatch: pytest.MonkeyPatch, believed: int, added: list[int]
+) -> None:
+    """Of the base, a trial, and the best trial by its value; the base and that are nominated."""
+    found = [trial(0, "base", 0.1, 0), trial(1, "sobol", 0.5, 0), trial(2, "sobol", 0.6, 0)]
+    trials = [replace(t, candidate=replace(t.candidate, point=np.zeros(1))) for t in found]
+    losses = np.where(np.arange(3) == believed, -1.0, 0.0)[:, None]
+    monkeypatch.setattr(
+        foresight, "foresee", lambda _: SimpleNamespace(losses=lambda known: losses)
+    )
+    study: Any = SimpleNamespace(goals=GOALS[:1], front=lambda: [trials[2]], reference_point=None)
+    assert [t.number for t in promising(study, trials)] == added
+    study.goals = GOALS  # with several, only those that were stopped in a race
+    assert promising(study, trials) == []
