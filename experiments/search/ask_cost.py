@@ -5,7 +5,8 @@
 A history of simulated merges (random points around the centre, margins linear and quadratic in
 them, 2 goals of 300 items) is in the log, four trials are pending. The first ask of a fresh sampler
 reads all of it and learns the kernel; the second only fits and proposes. Exits with 1 if the first
-takes more than the bars: 1 s at 64 dimensions and 200 trials, 5 s at 640 and 500.
+takes more than the bars: 1 s at 64 dimensions and 200 trials, 5 s at 640 and 500, 10 s at 1,280
+and 200.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from evomerge.space import Coordinate, Parameter, Space
 
 GOALS, ITEMS, PENDING = 2, 300, 4
 # models, groups, trials, bar
-CASES = ((4, 8, 200, 1.0), (20, 16, 500, 5.0))
+CASES = ((4, 8, 200, 1.0), (20, 16, 500, 5.0), (20, 32, 200, 10.0))
 SAMPLERS = ("margin", "margin_evolution", "bayesian", "map")
 
 

@@ -2,6 +2,9 @@
 
     OMP_NUM_THREADS=1 python experiments/search/racing.py [--seeds 3] [--minutes 15] > racing.txt
 
+Campaigns go to racing.jsonl as they end, and what stands there is not run again; the tables are of
+all that stands there.
+
 Every campaign is `margin`'s, four trials asked ahead, and ends when its search items have cost as
 much as a number of full evaluations, the references among them; a column is what it would have
 handed over after fewer, by what its surrogate says of the measured points, those of stopped trials
@@ -15,9 +18,12 @@ measured them, after 500 merges of their own.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +49,10 @@ RULES: Mapping[str, tuple[Racing | None, int]] = {
     "12%": (Racing(first=0.125), 50),
 }
 """Rules, and how many full evaluations' items are spent."""
+PROBLEMS = ("digits4/layers/4", "clouds/layers/4", "vit/layers/2", "digits4/layers/1")
+FILE = Path(__file__).with_suffix(".jsonl")
 Items = tuple[ItemLosses, ...]
+Row = dict[str, Any]
 
 
 @dataclass
@@ -166,35 +175,37 @@ def _holed(items: ItemLosses, places: Array) -> ItemLosses:
     return ItemLosses(np.where(away, np.nan, items.losses), margins)
 
 
-def lines(problems: list[str], seeds: int, minutes: float) -> Iterator[str]:
-    """The tables, problem after problem, while there is time."""
-    end = time.monotonic() + 60 * minutes
-    for name in problems:
-        rows: dict[str, list[list[float]]] = {}
-        facts: dict[str, list[tuple[int, int, int, float]]] = {}
-        for seed in range(seeds):
-            if time.monotonic() > end:
-                break
-            problem = Remembered(make(name, seed=seed))
-            judge = Judge(problem)
-            for rule, (rules, spend) in RULES.items():
-                campaign = Campaign(problem, rules, seed)
-                campaign.run(spend)
-                paid = [column for column in COLUMNS if column <= spend]
-                found = [judge.worth(*campaign.losses(column)) for column in paid]
-                rows.setdefault(rule, []).append(found)
-                ends = campaign.stopped.values()
-                fact = (
-                    len(campaign.points),
-                    len(ends),
-                    sum(false for _, false in ends),
-                    sum(chance for chance, _ in ends),
-                )
-                facts.setdefault(rule, []).append(fact)
-        if rows:
-            yield f"\n{name}, {len(rows['whole'])} seeds; full evaluations' items: {COLUMNS}"
-        for rule, table in rows.items():
-            yield f"  {rule:9} {_cells(np.array(table))}  {_facts(np.array(facts[rule]))}"
+def measured(name: str, rule: str, seed: int) -> Row:
+    """One campaign: the worth of what is handed over by column, and what became of its trials."""
+    problem = Remembered(make(name, seed=seed))
+    judge = Judge(problem)
+    rules, spend = RULES[rule]
+    campaign = Campaign(problem, rules, seed)
+    campaign.run(spend)
+    ends = campaign.stopped.values()
+    return {
+        "problem": name,
+        "rule": rule,
+        "seed": seed,
+        "worth": [
+            round(judge.worth(*campaign.losses(column)), 5) for column in COLUMNS if column <= spend
+        ],
+        "trials": len(campaign.points),
+        "stopped": len(ends),
+        "falsely": sum(false for _, false in ends),
+        "stated": round(sum(chance for chance, _ in ends), 3),
+    }
+
+
+def lines(rows: list[Row]) -> Iterator[str]:
+    """The tables, problem after problem."""
+    for name in dict.fromkeys(row["problem"] for row in rows):
+        yield f"\n{name}; full evaluations' items: {COLUMNS}"
+        for rule in RULES:
+            found = [row for row in rows if (row["problem"], row["rule"]) == (name, rule)]
+            if found:
+                cells = _cells(np.array([row["worth"] for row in found]))
+                yield f"  {rule:6} {len(found):2} seeds  {cells}  {_facts(found)}"
         yield from _peers(name)
 
 
@@ -204,12 +215,14 @@ def _cells(table: Array) -> str:
     return "  ".join(cells)
 
 
-def _facts(facts: Array) -> str:
-    trials, stopped, falsely, stated = facts.sum(axis=0)
+def _facts(rows: list[Row]) -> str:
+    trials, stopped, falsely, stated = (
+        sum(row[key] for row in rows) for key in ("trials", "stopped", "falsely", "stated")
+    )
     if not stopped:
         return ""
     return (
-        f"{np.median(facts[:, 0]):.0f} trials, {stopped / trials:.0%} stopped, "
+        f"{trials / len(rows):.0f} trials, {stopped / trials:.0%} stopped, "
         f"{falsely / stopped:.1%} of these falsely (stated {stated / stopped:.1%})"
     )
 
@@ -226,18 +239,26 @@ def _peers(name: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Runs what is not there yet, until the time is over, then prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument(
-        "--problems",
-        nargs="*",
-        default=["digits4/layers/4", "digits4/layers/1", "vit/layers/4", "vit/layers/1"],
-    )
+    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
     given = parser.parse_args()
-    for line in lines(given.problems, given.seeds, given.minutes):
+    end = time.monotonic() + 60 * given.minutes
+    rows = _read()
+    known = {(row["problem"], row["rule"], row["seed"]) for row in rows}
+    for seed, name, rule in product(range(given.seeds), given.problems, RULES):
+        if (name, rule, seed) not in known and time.monotonic() < end:
+            rows.append(measured(name, rule, seed))
+            with FILE.open("a") as stream:
+                stream.write(json.dumps(rows[-1]) + "\n")
+    for line in lines(rows):
         print(line, flush=True)
+
+
+def _read() -> list[Row]:
+    return [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
 
 
 if __name__ == "__main__":
