@@ -12,7 +12,7 @@ import pytest
 
 from evomerge.errors import CampaignError, StudyError
 from evomerge.interfaces import Observation
-from evomerge.report.summary import economy
+from evomerge.report.summary import economy, share_of_items
 from evomerge.space import Array
 from evomerge.study import foresight
 from evomerge.study.confirmation import promising, unmeasured
@@ -98,6 +98,7 @@ def test_a_race_spares_items_of_what_cannot_enter_the_front(campaign: Path) -> N
         assert saved["items of full evaluation"] == 24 * 120
         spared = sum(2 * (60 - t.results["search"]["a"].items) for t in losers)
         assert saved["items"] == 24 * 120 - spared
+        assert share_of_items(saved).startswith(f"{24 * 120 - spared} of 2880 (")
     assert [f.text for f in verify(campaign.parent / "runs/demo.evomerge")] == []
 
 
