@@ -91,7 +91,7 @@ def fit_of(losses: Array, means: Array, stds: Array) -> Fit:
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrackRecord:
     """How forecasts have come out: what to add to the next one's mean, and its std's factor.
 
     Attributes:
@@ -108,7 +108,7 @@ class Standing:
         return Prediction(mean, self.factors * prediction.std, self.factors * prediction.noise)
 
 
-def standing(deviations: Array) -> Standing:
+def track_record(deviations: Array) -> TrackRecord:
     """Learnt from a record of forecasts made before the measurement.
 
     What is chosen for a good prediction comes out worse than predicted on average (Smith and
@@ -124,7 +124,7 @@ def standing(deviations: Array) -> Standing:
     left = deviations - np.array(offsets[:k]).reshape(k, goals)
     weights = 0.5 ** (np.arange(k)[::-1] / _WIDTH_LIFE)
     squares = (weights @ left**2 + _WIDTH_PRIOR) / (weights.sum() + _WIDTH_PRIOR)
-    return Standing(offsets[k], np.sqrt(squares))
+    return TrackRecord(offsets[k], np.sqrt(squares))
 
 
 def _offset(deviations: Array) -> Array:

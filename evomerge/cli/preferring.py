@@ -8,6 +8,7 @@ from evomerge.cli.ask_tell import parse_pairs
 from evomerge.cli.display import watching
 from evomerge.cli.output import escape, say
 from evomerge.cli.progress import Progress
+from evomerge.cli.study import forecast
 from evomerge.errors import ObjectiveError, StoppedError
 from evomerge.study import loop
 from evomerge.study.foresight import foresee, origin_of
@@ -48,7 +49,7 @@ def prefer(place: Path, text: str) -> int:
             raise ObjectiveError(f"trial {trial.number} failed: {trial.reason}")
         for number, reason in reasons.items():
             say(f"trial {number} could not be measured on the held-out items: {escape(reason)}")
-        predicted = foresight.predicted(trial.candidate) or {}
+        predicted = foresight.predicted(trial.candidate)
         for metric, value in (trial.values() or {}).items():
-            say(f"{metric}: predicted {predicted[metric]['mean']:.4g}, measured {value:.4g}")
+            say(f"{metric}: predicted {forecast(predicted, metric)}, measured {value:.4g}")
     return trial.number

@@ -82,7 +82,7 @@ def say_outcome(study: Study) -> None:
 
     saved = economy(study, study.trials())
     if saved:
-        say(f"{saved['stopped']} trials were stopped early; items spent: {share_of_items(saved)}")
+        say(f"trials stopped early: {saved['stopped']}; items spent: {share_of_items(saved)}")
     compared = compare(study)
     if compared is not None:
         say(str(compared))
@@ -106,7 +106,7 @@ def flat(rows: Sequence[dict[str, Any]], *, all_splits: bool = False) -> list[di
                 for split in shown
             },
             **{
-                f"{metric} (predicted)": _forecast(row["predicted"], metric)
+                f"{metric} (predicted)": forecast(row["predicted"], metric)
                 for metric in (row["values"] if "predicted" in row else ())
             },
         }
@@ -114,7 +114,8 @@ def flat(rows: Sequence[dict[str, Any]], *, all_splits: bool = False) -> list[di
     ]
 
 
-def _forecast(predicted: dict[str, dict[str, float]] | None, metric: str) -> str | None:
+def forecast(predicted: dict[str, dict[str, float]] | None, metric: str) -> str | None:
+    """``mean ± std``."""
     if predicted is None:
         return None
     return f"{predicted[metric]['mean']:.4g} ± {predicted[metric]['std']:.2g}"

@@ -10,7 +10,7 @@ from evomerge.search.preferences import Criterion
 from evomerge.space import Array
 
 RADIUS = 0.35
-"""The stated margin: no proposal lies further, in any coordinate, from what was measured."""
+"""How far, in any coordinate, a surrogate's proposal lies from what was measured, at most."""
 
 _ORIGINS = 4  # measured points, the best by prediction
 _STARTS = 6  # from each: itself, and steps away from it

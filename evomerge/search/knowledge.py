@@ -26,7 +26,7 @@ from evomerge.search.reading import Reader
 from evomerge.search.region import radius
 from evomerge.space import Array
 from evomerge.surrogates.blend import Blend, Kernels, fit_blend, learn_kernels
-from evomerge.surrogates.calibration import Standing, standing
+from evomerge.surrogates.calibration import TrackRecord, track_record
 from evomerge.surrogates.history import FitError, History
 from evomerge.surrogates.structure import Structure, structure_of
 
@@ -185,23 +185,20 @@ class Knowledge:
         return radius(losses, [trial.number in self._reader.foretold for trial in ended])
 
     @property
-    def standing(self) -> Standing:
+    def track_record(self) -> TrackRecord:
         """How the forecasts of what was asked have come out."""
-        return standing(np.array(self._reader.deviations).reshape(-1, self.problem.goals))
+        return track_record(np.array(self._reader.deviations).reshape(-1, self.problem.goals))
 
     def told(self, surrogate: Blend, point: Array) -> dict[str, Any]:
         """What a proposal's note says of the surrogate behind it, by goal.
 
         The share of the variance that it explains on trials left out; the margins' weight in it;
-        what it foretells of the point: mean, std, and the std of the measurement's noise; and the
-        same as set right by what came of earlier forecasts.
+        what it foretells of the point: mean, std, and the std of the measurement's noise.
         """
-        found = surrogate.predict(point[None])
         return {
             "explained": [round(fit.explained, 3) for fit in surrogate.fits],
             "margins": [round(float(weight), 3) for weight in surrogate.weights],
-            "foretold": _rows(found),
-            "stated": _rows(self.standing.stated(found)),
+            "foretold": _rows(surrogate.predict(point[None])),
         }
 
     @cached_property

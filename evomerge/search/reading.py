@@ -12,6 +12,9 @@ from evomerge.interfaces import Asked, ItemLosses, Log, Observation
 from evomerge.space import Array
 from evomerge.surrogates.history import GoalItems, History
 
+_SUREST = 1e-9  # std of a forecast, at least: of a goal whose losses are all equal it is 0
+_FARTHEST = 4.0  # that a deviation counts, so that one outlier is not the whole record
+
 
 class Reader:
     """Follows one log, reading each event once.
@@ -26,8 +29,8 @@ class Reader:
         first_note: of the first of these.
         references: points that others asked for.
         foretold: numbers of the proposals whose notes say that a surrogate is behind them.
-        deviations: of those that have ended, what came out less what was foretold, in the latter's
-            stds, ``(m,)`` each.
+        deviations: of those that were measured whole, what came out less what was foretold, in the
+            latter's stds, ``(m,)`` each, finite.
         ended: trials with finite losses, in the order in which they became visible.
         pending: number to point of the trials that have not ended.
     """
@@ -72,8 +75,9 @@ class Reader:
         if event.own:
             self.first_note = event.note if self.own == 0 else self.first_note
             self.own += 1
-            if "foretold" in event.note:
-                self.foretold[event.number] = np.array(event.note["foretold"], dtype=float)
+            forecast = forecast_in(event.note)
+            if forecast is not None:
+                self.foretold[event.number] = np.array(forecast, dtype=float)
         else:
             self.references[event.number] = event.point
 
@@ -82,10 +86,13 @@ class Reader:
         if event.losses is not None and np.isfinite(event.losses).all():
             self.ended.append(event)
             read = event.read_items if self._with_items else None
-            self._items.append(None if read is None else read())
-            if event.number in self.foretold:
+            items = None if read is None else read()
+            self._items.append(items)
+            if event.number in self.foretold and _is_whole(items):
                 mean, std, noise = self.foretold[event.number].T
-                self.deviations.append((event.losses - mean) / np.hypot(std, noise))
+                found = (event.losses - mean) / np.maximum(np.hypot(std, noise), _SUREST)
+                if np.isfinite(found).all():
+                    self.deviations.append(np.clip(found, -_FARTHEST, _FARTHEST))
 
     @staticmethod
     def _goal_items(items: list[tuple[ItemLosses, ...] | None], goal: int) -> GoalItems | None:
@@ -100,3 +107,15 @@ class Reader:
             if one is not None and one.margins is not None and len(one.losses) == size:
                 losses[row], margins[row] = one.losses, one.margins
         return GoalItems(losses, margins)
+
+
+def forecast_in(note: Mapping[str, Any]) -> list[list[float]] | None:
+    """By goal mean, std and noise; None if no surrogate proposed."""
+    own = note.get("inner", {}) if "auto" in note else note
+    found: list[list[float]] | None = own.get("foretold")
+    return found
+
+
+def _is_whole(items: tuple[ItemLosses, ...] | None) -> bool:
+    """Whether no item is missing, as of a trial that lost its race; its losses are estimates."""
+    return items is None or not any(np.isnan(one.losses).any() for one in items)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evomerge import pareto
-from evomerge.errors import UsageError
 from evomerge.goals import Goal, violation
 from evomerge.space import Array
 from evomerge.study.control import control_nominees, is_control
@@ -64,19 +63,20 @@ def unmeasured(study: Study, only: int | None = None) -> list[tuple[Trial, tuple
 def promising(study: Study, trials: Sequence[Trial]) -> list[Trial]:
     """Trials whose values do not tell, and that are on the front by what the surrogate says of all.
 
-    These are those that lost their races; with one goal, any: its best value is one trial's, and
-    flattered by having been chosen of many, which the surrogate's is less.
+    These are those that lost their races; where a surrogate searched one goal, any: the best value
+    is one trial's, and flattered by having been chosen of many, which the surrogate's is less.
     """
-    if len(study.goals) > 1 and all(trial.chance is None for trial in trials):
-        return []
-    from evomerge.study.foresight import foresee
+    from evomerge.study.foresight import foresee, is_foreseen
 
-    try:
-        foresight = foresee(study)
-    except UsageError:  # too few trials, or all alike
+    raced = any(trial.chance is not None for trial in trials)
+    if not raced and (len(study.goals) > 1 or not is_foreseen(study)):
         return []
     known = [t for t in trials if t.state is TrialState.DONE and t.candidate.point is not None]
-    goals, table = study.goals, foresight.losses(known)
+    try:
+        table = foresee(study).losses(known)
+    except Exception:  # too few trials, or a fit that fails: the others are confirmed without it
+        return []
+    goals = study.goals
     values = [
         {g.metric: g.sign * loss for g, loss in zip(goals, row, strict=True)} for row in table
     ]

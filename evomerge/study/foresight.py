@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.errors import UsageError
+from evomerge.interfaces import Asked
 from evomerge.randomness import generator
 from evomerge.space import Array
 from evomerge.study.asides import PREFER
@@ -55,7 +56,7 @@ class Foresight:
             return None
         prediction = self.surrogate.predict(point[None])
         if not np.isclose(self.knowledge.history().points, point).all(axis=1).any():
-            prediction = self.knowledge.standing.stated(prediction)
+            prediction = self.knowledge.track_record.stated(prediction)
         rows = zip(self.study.goals, prediction.mean[0], prediction.std[0], strict=True)
         return {g.metric: {"mean": float(g.sign * m), "std": float(s)} for g, m, s in rows}
 
@@ -100,6 +101,14 @@ class Foresight:
             if same and trial.candidate.method == method and trial.state is not TrialState.FAILED:
                 return trial
         return study.trial(study.add_aside(origin, parameters).number)
+
+
+def is_foreseen(study: Study) -> bool:
+    """Whether a surrogate proposed any trial of the search."""
+    from evomerge.search.reading import forecast_in
+
+    events = study.told().events()
+    return any(isinstance(e, Asked) and e.own and forecast_in(e.note) is not None for e in events)
 
 
 def foresee(study: Study) -> Foresight:

@@ -3,9 +3,10 @@
     python experiments/search/honesty.py [--seeds 2] [--problems vit/layers/2 ...]
 
 How many of the measured losses of a campaign's trials 50 to 99 lie inside the intervals of 50 % and
-90 % that were stated when they were asked, four trials ahead; and, of the surrogate of the first 50
-trials, the same of 50 points around the centre that no sampler chose; with margins, and with 0/1
-scores only. And how much of their variance is explained.
+90 % that were foretold when they were asked, four trials ahead, set right by what had come of
+earlier forecasts; and, of the surrogate of the first 50 trials, the plain intervals of 50 points
+around the centre that no sampler chose; with margins, and with 0/1 scores only. And how much of
+their variance is explained.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from problems import make
 from evomerge.interfaces import Asked, Log, Prediction, Proposal, SearchProblem
 from evomerge.randomness import generator
 from evomerge.search.centred import STEP, centre_of
+from evomerge.search.knowledge import Knowledge
 from evomerge.search.margin import MarginSampler
 from evomerge.search.quasirandom import folded
+from evomerge.search.reading import forecast_in
 from evomerge.space import Array
 
 TRIALS, FITTED, AROUND = 100, 50, 50
@@ -39,17 +42,21 @@ NAMES = (
 
 
 class Noted:
-    """The sampler, with what it stated of its proposals."""
+    """The sampler, with what was foretold of its proposals, set right by the record until then."""
 
     name = "margin"
 
     def __init__(self, problem: SearchProblem) -> None:
-        self.stated: dict[int, list[list[float]]] = {}
-        self._sampler = MarginSampler(problem)
+        self.stated: dict[int, Prediction] = {}
+        self._sampler, self._known = MarginSampler(problem), Knowledge(problem, items=False)
 
     def ask(self, log: Log, number: int) -> Proposal:
         proposal = self._sampler.ask(log, number)
-        self.stated[number] = proposal.note.get("stated", [])
+        self._known.follow(log)
+        foretold = forecast_in(proposal.note)
+        if foretold is not None:
+            plain = Prediction(*np.array([foretold]).transpose(2, 0, 1))
+            self.stated[number] = self._known.track_record.stated(plain)
         return proposal
 
 
@@ -68,9 +75,10 @@ def checked(problem: Problem, seed: int) -> Array:
     steps = generator(seed, "around").normal(size=(AROUND, len(centre)))
     around = np.array([folded(centre + STEP * step) for step in steps])
     rows = []
-    stated = np.array([sampler.stated[number] for number in range(FITTED, TRIALS)])
-    own = Prediction(*np.moveaxis(stated, 2, 0))
-    for some, found in ((points[FITTED:], own), (around, surrogate.predict(around))):
+    stated = {number: one for number, one in sampler.stated.items() if number >= FITTED}
+    columns = [(one.mean[0], one.std[0], one.noise[0]) for one in stated.values()]
+    own = Prediction(*(np.array(column) for column in zip(*columns, strict=True)))
+    for some, found in ((points[list(stated)], own), (around, surrogate.predict(around))):
         truth = -np.array([problem.values(x) for x in some])
         away = np.abs(truth - found.mean) / found.spread
         unexplained = ((truth - found.mean) ** 2).mean(axis=0) / truth.var(axis=0)

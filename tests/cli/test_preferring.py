@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -22,6 +23,7 @@ def test_a_preference_is_proposed_measured_and_exported(searched: World) -> None
     said = searched.run("export", "study", "out", "--prefer", "small=1,near=2")
     assert said.code == 0, said.text
     assert "trial 12 is to prefer near=2,small=1" in said.text
+    assert re.search(r"near: predicted \S+ ± \S+, measured \S+", said.text)
     with Study.read(searched / "study") as study:
         trial = study.trial(12)
         assert trial.candidate.origin == "prefer near=2,small=1"

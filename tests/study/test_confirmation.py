@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from evomerge.goals import Goal
+from evomerge.interfaces import Asked
 from evomerge.study import foresight
 from evomerge.study.confirmation import nominees, promising
 from evomerge.study.fronts import MOST
+from evomerge.study.log import StudyLog
 from evomerge.trial import Candidate, Measured, Trial, TrialState
 
 GOALS = (Goal("a"), Goal("b"))
@@ -69,6 +71,20 @@ def test_with_one_goal_what_the_surrogate_believes_best_is_confirmed_too(
         foresight, "foresee", lambda _: SimpleNamespace(losses=lambda known: losses)
     )
     study: Any = SimpleNamespace(goals=GOALS[:1], front=lambda: [trials[2]], reference_point=None)
+    study.told = lambda: StudyLog([Asked(1, np.zeros(1), True, {"foretold": []})])
     assert [t.number for t in promising(study, trials)] == added
     study.goals = GOALS  # with several, only those that were stopped in a race
     assert promising(study, trials) == []
+    study.goals = GOALS[:1]
+    study.told = lambda: StudyLog([Asked(1, np.zeros(1), True, {})])  # no surrogate searched
+    assert promising(study, trials) == []
+
+
+def test_a_fit_that_fails_stops_no_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise np.linalg.LinAlgError("singular")
+
+    monkeypatch.setattr(foresight, "foresee", fails)
+    study: Any = SimpleNamespace(goals=GOALS[:1])
+    study.told = lambda: StudyLog([Asked(1, np.zeros(1), True, {"foretold": []})])
+    assert promising(study, [trial(0, "base", 0.1, 0)]) == []

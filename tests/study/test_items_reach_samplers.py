@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from evomerge.interfaces import Observation
+from evomerge.study.foresight import foresee
 from evomerge.study.study import Study
 from evomerge.trial import Candidate, Scores
 
@@ -50,6 +51,15 @@ def test_a_resumed_campaign_asks_the_same(
     with Study.read(folders[0] / "runs" / "demo.evomerge") as study:
         own = [t.candidate for t in study.trials() if t.candidate.origin == "margin"]
         assert len(own) == 18
+
+
+def test_forecasts_are_set_right_by_what_came_of_the_proposals_of_auto(
+    tmp_path: Path, make_campaign: Callable[..., Path]
+) -> None:
+    run(make_campaign(tmp_path, ("sampler: random", "sampler: auto")), reopen=False)
+    with Study.read(tmp_path / "runs" / "demo.evomerge") as study:
+        record = foresee(study).knowledge.track_record
+        assert (np.abs(record.factors - 1) > 1e-3).all()
 
 
 def test_items_are_turned_into_losses(tmp_path: Path, make_campaign: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from evomerge.surrogates.calibration import (
     Correction,
     calibrated_both,
     corrected,
-    standing,
+    track_record,
 )
 
 
@@ -70,10 +70,10 @@ def test_model_and_noise_are_told_apart() -> None:
 
 def test_forecasts_stand_as_they_came_out() -> None:
     """By hand: 2 over 1 + 2 for the offset; of the width (2 * 2 + 4) over 1 + 4."""
-    untried = standing(np.empty((0, 2)))
+    untried = track_record(np.empty((0, 2)))
     assert untried.offsets.tolist() == [0, 0]
     assert untried.factors.tolist() == [1, 1]
-    once = standing(np.array([[0.0, 2.0]]))
+    once = track_record(np.array([[0.0, 2.0]]))
     assert np.allclose(once.offsets, [0, 2 / 3])
     assert np.allclose(once.factors, np.sqrt([4 / 5, 8 / 5]))
     found = once.stated(Prediction(np.zeros((1, 2)), np.full((1, 2), 0.3), np.full((1, 2), 0.4)))
@@ -84,7 +84,7 @@ def test_forecasts_stand_as_they_came_out() -> None:
 @pytest.mark.parametrize(("bias", "width"), [(0.0, 1.0), (1.2, 0.6), (-0.5, 2.0)])
 def test_stated_intervals_hold_what_they_say(bias: float, width: float) -> None:
     deviations = bias + width * np.random.default_rng(3).normal(size=(60, 40))
-    latest = standing(deviations[:-1])
+    latest = track_record(deviations[:-1])
     away = np.abs(deviations[-1] - latest.offsets) / latest.factors
     assert 0.35 < np.mean(away < 0.6745) < 0.65
     assert 0.8 < np.mean(away < 1.6449) <= 1
