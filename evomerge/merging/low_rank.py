@@ -22,11 +22,36 @@ from evomerge.merging.scratch import Scratch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Panels = tuple[Tensor, Tensor]
-    """See `Factors.panels`."""
-
 PANEL_ROWS, PANEL_COLUMNS = 8, 32
 """What a tile of the compiled loops has."""
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A product's factors for the compiled loops.
+
+    What is missing in the last panels is 0. Even columns stand before the odd ones of a panel.
+    All NaN have the same bits, of which those that bfloat16 drops are 0.
+
+    Attributes:
+        left: ``(rows / 8, rank, 8)``.
+        right: ``(columns / 32, rank, 32)``.
+        record: where these two lie, see `evomerge.merging.product_loops`; nowhere once the panels
+            are dropped, so whoever passes it on holds them until the loop is done.
+    """
+
+    left: Tensor
+    right: Tensor
+    record: tuple[int, ...]
+
+    @classmethod
+    def of(cls, left: Tensor, right: Tensor) -> Panels:
+        """Of factors as those of `Factors`."""
+        columns = _panels(right.T, PANEL_COLUMNS)
+        pairs = columns.view(*columns.shape[:2], -1, 2)
+        both = _panels(left, PANEL_ROWS), pairs.transpose(2, 3).contiguous().flatten(2)
+        places = (number for side in both for number in (side.data_ptr(), side[:1].nbytes))
+        return cls(*both, (*places, left.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -54,21 +79,11 @@ class Factors:
 
     @cached_property
     def panels(self) -> Panels:
-        """Both for the compiled loops: ``(rows / 8, rank, 8)`` and ``(columns / 32, rank, 32)``.
+        """To be asked for once a call: threads may each make some, and the last ones stay.
 
-        What is missing in the last ones is 0. Even columns stand before the odd ones of a panel.
-        All NaN have the same bits, of which those that bfloat16 drops are 0.
+        From Python 3.12 on `cached_property` has no lock.
         """
-        columns = _panels(self.right.T, PANEL_COLUMNS)
-        pairs = columns.view(*columns.shape[:2], -1, 2)
-        return _panels(self.left, PANEL_ROWS), pairs.transpose(2, 3).contiguous().flatten(2)
-
-    @cached_property
-    def record(self) -> tuple[int, ...]:
-        """Where the panels lie; see `evomerge.merging.product_loops`."""
-        left, right = self.panels
-        places = (number for side in (left, right) for number in (side.data_ptr(), side[:1].nbytes))
-        return (*places, self.left.shape[1])
+        return Panels.of(self.left, self.right)
 
 
 def _panels(lines: Tensor, height: int) -> Tensor:

@@ -6,7 +6,7 @@ it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merging.fused import loops
-from evomerge.merging.low_rank import PANEL_ROWS, Factors, Parts
+from evomerge.merging.low_rank import PANEL_ROWS, Factors, Panels, Parts
 from evomerge.merging.magnitudes import CODES, Threshold
 
 Lazy = Callable[[], Factors]
@@ -53,7 +53,8 @@ class Products:
             out, base: addresses of the first of them.
         """
         parts = self.parts()
-        records = _records(factors for factors, _ in parts)
+        panels = [factors.panels for factors, _ in parts]  # held until the loop is done
+        records = _records(panels)
         if self.rules is None:
             weights = np.array([weight for _, weight in parts], np.float32)
             _loops().add_whole(out, base, records, weights, self.columns, *span)
@@ -96,7 +97,8 @@ def fill_compiled(factors: Factors, start: int, out: Tensor) -> bool:
     if loops() is None or out.dtype != torch.float32:
         return False
     columns = factors.right.shape[1]
-    _loops().fill(out.data_ptr(), _records([factors]), columns, start, start + len(out))
+    panels = [factors.panels]  # held until the loop is done
+    _loops().fill(out.data_ptr(), _records(panels), columns, start, start + len(out))
     return True
 
 
@@ -116,12 +118,13 @@ def product_counts(factors: Factors, count: int) -> Tensor:
     rows = max(PANEL_ROWS, _ROOM // max(1, columns) // PANEL_ROWS * PANEL_ROWS)
     room = np.empty(max(1, min(count, rows * columns)), np.float32)
     counts = np.zeros((LANES, CODES), np.int64)
-    count_product(_records([factors]), columns, count, room, counts)
+    panels = [factors.panels]  # held until the loop is done
+    count_product(_records(panels), columns, count, room, counts)
     return torch.from_numpy(counts.sum(axis=0))
 
 
-def _records(factors: Iterable[Factors]) -> NDArray[np.int64]:
-    return np.array([each.record for each in factors], np.int64)
+def _records(panels: Sequence[Panels]) -> NDArray[np.int64]:
+    return np.array([each.record for each in panels], np.int64)
 
 
 @cache

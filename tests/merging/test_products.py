@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -18,7 +22,7 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.merging import entries
 from evomerge.merging.fused import loops
 from evomerge.merging.live import LiveMerge
-from evomerge.merging.low_rank import Factors, fill_product, sum_of
+from evomerge.merging.low_rank import Factors, Panels, fill_product, sum_of
 from evomerge.merging.magnitudes import Threshold
 from evomerge.merging.merger import Merger
 from evomerge.merging.plan import MergePlan
@@ -26,6 +30,9 @@ from evomerge.merging.products import Products, fill_compiled, products
 from evomerge.merging.scratch import Scratch
 
 pytestmark = pytest.mark.skipif(loops() is None, reason="no numba here")
+
+WAIT = 60
+"""Seconds that a thread waits for another one, which a thread that failed never wakes."""
 
 Store, Adapt, Open = Callable[..., Checkpoint], Callable[..., Path], Callable[[Path], Adapter]
 
@@ -118,6 +125,50 @@ def test_nan_and_negative_zero_are_those_of_torch() -> None:
     products({0: lambda: given}, 2, (1.0,), {}).add(out.data_ptr(), base.data_ptr(), (0, 4))
     assert out.isnan().tolist() == [True, False, True, False]
     assert not torch.signbit(out[1::2]).any()
+
+
+class LockFree:
+    """`functools.cached_property` from Python 3.12 on, with two threads in it at the same time."""
+
+    def __init__(self, make: Callable[[Factors], Panels]) -> None:
+        self._make, self._both = make, Barrier(2)
+        self.made: list[ref[Tensor]] = []
+        self.first_used, self.second_kept = Event(), Event()
+
+    def __get__(self, factors: Factors, owner: type[Factors]) -> Panels:
+        panels = self._make(factors)
+        first = self._both.wait(WAIT) == 0
+        if first:
+            self.made = [ref(panels.left), ref(panels.right)]
+        else:
+            assert self.first_used.wait(WAIT)
+        vars(factors)["panels"] = panels
+        if not first:
+            self.second_kept.set()
+        return panels
+
+
+def test_panels_outlive_their_loop_when_another_thread_makes_them_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from evomerge.merging import product_loops  # loads numba
+
+    shared = LockFree(vars(Factors)["panels"].func)
+    monkeypatch.setattr(Factors, "panels", shared)
+    given, fill, alive = factors(19, 70, 3, seed=3), product_loops.fill, list[bool]()
+
+    def loop(*numbers: Any) -> None:
+        shared.first_used.set()
+        assert shared.second_kept.wait(WAIT)
+        alive.extend(made() is not None for made in shared.made)
+        fill(*numbers)
+
+    monkeypatch.setattr(product_loops, "fill", loop)
+    outs = [torch.empty(19 * 70) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(partial(fill_compiled, given, 0), outs))
+    assert alive == [True] * 4
+    assert all(torch.equal(out, stretch(given, 0, 19 * 70)) for out in outs)
 
 
 BASE = {"q.weight": random(19, 40, seed=1), "v.weight": random(8, 16, seed=2), "n": torch.ones(5)}
