@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import torch_dtype
@@ -211,8 +212,12 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _state(tensor: Tensor) -> object:
-    """Another one after anybody's write in place, or a move to other memory."""
-    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor._version
+    """Another one after anybody's write in place, or a move to other memory.
+
+    The storage is named too, and not kept alive: addresses are used again.
+    """
+    storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+    return tensor.device, tensor.dtype, storage, tensor.data_ptr(), tensor._version
 
 
 def _place(tensor: Tensor) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -63,6 +64,17 @@ def test_what_somebody_else_wrote_or_moved_is_computed_again(store: Store) -> No
     module.to(torch.float64)
     assert live.apply(plan(a=0.5, b=0.5)) == 2
     assert (module.a.tolist(), module.b.tolist()) == ([0.5] * 3, [0.5] * 2)
+
+
+def test_other_memory_at_the_same_address_is_written(store: Store) -> None:
+    live, module = simple(store)
+    memory = np.zeros(3, np.float32)
+    module.a.data = torch.from_numpy(memory)
+    live.apply(plan(a=0.5, b=0.5))
+    memory[:] = 7.0
+    module.a.data = torch.from_numpy(memory)
+    assert live.apply(plan(a=0.5, b=0.5)) == 1
+    assert module.a.tolist() == [0.5] * 3
 
 
 def test_restoring_writes_what_is_not_the_base(store: Store) -> None:
