@@ -136,10 +136,12 @@ class Checkpoint:
         self._shard(entry).read_into(bytes_of(result), offset)
         return result
 
-    def read_into(self, name: str, start: int, out: Entries) -> None:
+    def read_into(self, name: str, start: int, out: Entries, *, once: bool = False) -> None:
         """Fill with the entries from ``start`` on, as stored.
 
-        For streams: what is not in the page cache is read past it, and no further.
+        Args:
+            name, start, out: of the tensor, of its entries, and where to.
+            once: as `evomerge.checkpoint.shard.Shard.read_into`.
 
         Raises:
             CheckpointError: as `read`.
@@ -147,7 +149,7 @@ class Checkpoint:
         offset = self._offset(name, start, start + len(out))
         if out.word != self.entry(name).dtype:
             raise self._unfit(name, len(out))
-        self._shard(self.entry(name)).read_into(out.data.data, offset, streamed=True)
+        self._shard(self.entry(name)).read_into(out.data.data, offset, once=once)
 
     def address(self, name: str) -> int | None:
         """Where the tensor's first byte lies in memory that is the file's; None if misaligned.

@@ -65,10 +65,10 @@ class RefittedCheckpoint(Checkpoint):
             out[edge - start : stop - start].copy_(self._base.read(name, edge, stop))
         return out[: stop - start]
 
-    def read_into(self, name: str, start: int, out: Entries) -> None:
+    def read_into(self, name: str, start: int, out: Entries, *, once: bool = False) -> None:
         """As `Checkpoint.read_into`, of the refitted tensor."""
         if name not in self._own:
-            self._model.read_into(name, start, out)
+            self._model.read_into(name, start, out, once=once)
         else:
             self.read(name, start, start + len(out), out=out.tensor())
 

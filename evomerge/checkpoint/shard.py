@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.checkpoint.cold import ColdReads
+from evomerge.checkpoint.cold import read_directly
 from evomerge.checkpoint.digests import FileState, file_state
 from evomerge.checkpoint.header import Header, open_regular, parse_header
 from evomerge.checkpoint.names import shown
@@ -27,31 +27,28 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = open_regular(path)
-        self._cold: ColdReads | None = None
         self._map: NDArray[np.uint8] | None = None
         self._first = 0  # where the map begins
         self._lock = threading.Lock()
         try:
             self._state = self._look()
-            if hasattr(os, "posix_fadvise"):  # reads of a file not yet in memory: twice as fast
-                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             self.header: Header = parse_header(self._descriptor, path)
         except BaseException:
             self.close()
             raise
 
-    def read_into(self, buffer: memoryview, offset: int, *, streamed: bool = False) -> None:
+    def read_into(self, buffer: memoryview, offset: int, *, once: bool = False) -> None:
         """Fill the buffer from this offset of the file.
 
         Args:
             buffer, offset: where to, and where from.
-            streamed: one of many requests under way at a time; see `evomerge.checkpoint.cold`.
+            once: nobody reads it again soon, so what is not in the page cache stays out of it.
 
         Raises:
             CheckpointError: the file is closed, or was changed since it was opened.
         """
         descriptor = self._open_descriptor()
-        filled = self._cold_reads(descriptor).read(buffer, offset) if streamed else 0
+        filled = read_directly(self.path, descriptor, buffer, offset) if once else 0
         try:
             while filled < len(buffer):
                 got = os.preadv(descriptor, [buffer[filled:]], offset + filled)
@@ -85,17 +82,9 @@ class Shard:
     def close(self) -> None:
         """Give descriptor and map back; no read may be under way."""
         self._map = None
-        if self._cold is not None:
-            self._cold.close()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _cold_reads(self, descriptor: int) -> ColdReads:
-        with self._lock:
-            if self._cold is None:
-                self._cold = ColdReads(self.path, descriptor)
-            return self._cold
 
     def _mapped(self) -> NDArray[np.uint8]:
         try:

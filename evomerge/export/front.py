@@ -87,7 +87,13 @@ def export_front(
         own = _own_folder(study, row["origin"])
         if own is None:
             own = export_trial(
-                study, row["trial"], out, dtype=dtype, shard_size=shard_size, adapter=adapter
+                study,
+                row["trial"],
+                out,
+                dtype=dtype,
+                shard_size=shard_size,
+                adapter=adapter,
+                once=False,
             )
             written.append(own)
             row["path"] = own.name
@@ -105,8 +111,12 @@ def export_trial(
     dtype: str | None = None,
     shard_size: int | None = None,
     adapter: AdapterForm | None = None,
+    once: bool = True,
 ) -> Path:
     """Write one trial as ``out/STUDY-NUMBER``; what is there already, and whole, stays.
+
+    Args:
+        once: False where more trials follow, as for `evomerge.export.writer.write_checkpoint`.
 
     Raises:
         UsageError: if something else has that name.
@@ -140,6 +150,7 @@ def export_trial(
         dtype=lineage.dtype,
         shard_size=shard_size or (options.shard_size if options else None),
         cache=study.folder / CACHE,
+        once=once,
     )
 
 

@@ -48,6 +48,7 @@ def write_checkpoint(
     inputs: Inputs | None = None,
     files: Mapping[str, bytes] = MappingProxyType({}),
     cache: Path | None = None,
+    once: bool = True,
 ) -> Path:
     """Write a merged checkpoint with everything that belongs beside its tensors.
 
@@ -60,6 +61,7 @@ def write_checkpoint(
         inputs: from the open base and models, those of the plan; None where they are the same.
         files: written instead of what would be carried over or made under these names.
         cache: a file that remembers digests; tables of magnitudes are kept by those it has.
+        once: as `Merger.write`; False where more merges of the same files follow.
 
     Returns:
         The target.
@@ -82,7 +84,9 @@ def write_checkpoint(
         )
         with staged_folder(target, replace=replace) as folder:
             size = shard_size or DEFAULT_SHARD_SIZE
-            written = merger.write(plan, folder, dtype=dtype, shard_size=size, digests=True)
+            written = merger.write(
+                plan, folder, dtype=dtype, shard_size=size, digests=True, once=once
+            )
             _check_finite(written.non_finite, target)
             _copy_side_files(base, models, folder)
             adapters = any(isinstance(model, Adapter) for model in models.values())

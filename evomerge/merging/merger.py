@@ -151,6 +151,7 @@ class Merger:
         dtype: str | None = None,
         shard_size: int = SHARD_SIZE,
         digests: bool = False,
+        once: bool = False,
     ) -> Written:
         """Write all tensors as shards with their index; nothing else.
 
@@ -160,6 +161,7 @@ class Merger:
             dtype: of the merged tensors; None keeps the base's, tensor by tensor.
             shard_size: bytes per shard.
             digests: compute those of the shards while their bytes are at hand.
+            once: nothing else reads the models soon; what is not in the page cache stays out of it.
 
         Raises:
             CheckpointError: a file changed, or the plan names a tensor that is not there.
@@ -190,7 +192,7 @@ class Merger:
             else:
                 threads = allowed_threads()
                 with one_thread_each():
-                    StreamedMerge(self, plan, words, bad, threads=threads).write(writer)
+                    StreamedMerge(self, plan, words, bad, threads=threads, once=once).write(writer)
             writer.finish()
         return Written({name: count for name, count in bad.items() if count}, writer.digests)
 
@@ -384,8 +386,7 @@ class Merger:
     ) -> dict[int, MagnitudeTable]:
         """One tensor's tables of some models, counted if they are not known."""
         known = self._known(inputs, models, wanted)
-        unknown = [i for i in wanted if i not in known]
-        if unknown:
+        if unknown := [i for i in wanted if i not in known]:
             compiled = self.fits(inputs, unknown)
             counted = magnitude_tables(inputs, unknown, scratch, compiled=compiled)
             for i, table in counted.items():

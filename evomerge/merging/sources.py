@@ -25,8 +25,8 @@ class Stored(Protocol):
         """Entries as stored; in `out`, or in memory that is not to be written to."""
         ...
 
-    def read_into(self, name: str, start: int, out: Entries) -> None:
-        """Fill with entries as stored."""
+    def read_into(self, name: str, start: int, out: Entries, *, once: bool = False) -> None:
+        """Fill with entries as stored; `once` if nobody reads them again soon."""
         ...
 
     def address(self, name: str) -> int | None:
@@ -67,7 +67,7 @@ class Staged:
         """Entries start to stop of the tensor."""
         return self.entries.part(start - self.start, stop - self.start)
 
-    def read_into(self, name: str, start: int, out: Entries) -> None:
+    def read_into(self, name: str, start: int, out: Entries, *, once: bool = False) -> None:
         """A copy."""
         out.data[:] = self.part(start, start + len(out)).data
 

@@ -2,9 +2,8 @@
 
 The work is cut into steps, in the order of the output's bytes. A step's inputs lie in a block of
 memory of its own; there are `BLOCKS` of them, whatever the models' size. Files are read by pread,
-so one that shrinks is an error; what is not in the page cache, past it. A tensor of up to
-`COUNTED_BYTES` is read once, for its magnitudes and for the merge; a larger one twice, unless its
-magnitudes are known.
+so one that shrinks is an error. A tensor of up to `COUNTED_BYTES` is read once, for its magnitudes
+and for the merge; a larger one twice, unless its magnitudes are known.
 """
 
 from __future__ import annotations
@@ -92,6 +91,8 @@ def run(
     work: Iterable[Step],
     compute: Callable[[Step, Sequence[Staged], Block], Entries | None],
     store: Callable[[Step, Entries], None],
+    *,
+    once: bool = False,
 ) -> None:
     """Do steps in their order, reading ahead and writing behind.
 
@@ -99,6 +100,7 @@ def run(
         work: taken a few steps ahead.
         compute: called in this thread, in order; nothing to write is None.
         store: called in order in another thread, with memory that is the step's block's.
+        once: the sources are read for this alone; what a step only counts is read again in it.
     """
     remaining = iter(work)
     free = deque(Block() for _ in range(BLOCKS))
@@ -115,7 +117,7 @@ def run(
                 block = free.popleft()
                 rooms = zip(step.sources, block.rooms(step), strict=True)
                 staged = [Staged(source, step.span[0], room) for source, room in rooms]
-                jobs = [readers.submit(request) for request in _requests(step, staged)]
+                jobs = [readers.submit(request) for request in _requests(step, staged, once)]
                 reading.append((step, block, staged, jobs))
             if not reading:
                 break
@@ -134,11 +136,12 @@ def run(
         writer.shutdown(wait=True, cancel_futures=True)
 
 
-def _requests(step: Step, staged: Sequence[Staged]) -> Iterator[Callable[[], None]]:
+def _requests(step: Step, staged: Sequence[Staged], once: bool) -> Iterator[Callable[[], None]]:
     """What fills the step's memory, cut for many readers."""
+    last = once and step.writes
     for part in staged:
         most = REQUEST_BYTES // DTYPES[part.entries.word].size
         for start in range(0, len(part.entries), most):
             stop = min(start + most, len(part.entries))
             room = part.entries.part(start, stop)
-            yield partial(part.source.read_into, step.name, part.start + start, room)
+            yield partial(part.source.read_into, step.name, part.start + start, room, once=last)

@@ -64,6 +64,7 @@ class StreamedMerge:
         words: the output's dtype by tensor.
         bad: how many entries are NaN or infinite, by tensor; added to.
         threads: that compute.
+        once: the models' files are read for this merge alone.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class StreamedMerge:
         bad: dict[str, int],
         *,
         threads: int,
+        once: bool,
     ) -> None:
         self._merger, self._plan, self._words, self._bad = merger, plan, words, bad
-        self._threads = threads
+        self._threads, self._once = threads, once
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._models = [merger.models[name] for name in plan.models]
         self._jobs: dict[str, _Job] = {}
@@ -88,7 +90,7 @@ class StreamedMerge:
             writer.write_entries(step.name, step.span[0], out)
 
         try:
-            run(self._steps(writer), self._compute, store)
+            run(self._steps(writer), self._compute, store, once=self._once)
         finally:
             if self._pool is not None:
                 self._pool.shutdown(cancel_futures=True)

@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -241,38 +242,71 @@ def drop(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_all(folder: Path, requests: int, size: int, *, direct: bool) -> float:
-    """Seconds in which the inputs are read from the disk and thrown away: no merge takes less.
+class Taken(NamedTuple):
+    """Seconds, of the clock and of the processor, in this process."""
 
-    Args:
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} s ({self.cpu:.2f} s CPU)"
+
+
+@contextmanager
+def timed(into: list[Taken]) -> Iterator[None]:
+    begin, spent = time.perf_counter(), time.process_time()
+    yield
+    into.append(Taken(time.perf_counter() - begin, time.process_time() - spent))
+
+
+def medians(found: list[Taken]) -> Taken:
+    return Taken(*(statistics.median(column) for column in zip(*found, strict=True)))
+
+
+class Way(NamedTuple):
+    """To read files.
+
+    Attributes:
         requests: under way at the same time.
         size: of each, in bytes.
+        direct: past the page cache.
+        advised: with POSIX_FADV_SEQUENTIAL.
     """
+
+    requests: int
+    size: int
+    direct: bool = False
+    advised: bool = False
+
+
+def read_all(into: list[Taken], folder: Path, way: Way) -> None:
+    """Read the inputs from the disk and throw them away: no merge takes less."""
     drop(folder)
-    flags = os.O_RDONLY | (os.O_DIRECT if direct else 0)
+    flags = os.O_RDONLY | (os.O_DIRECT if way.direct else 0)
     files = [os.open(path, flags) for path in sorted(folder.glob("*/*.safetensors"))]
-    pieces = [(f, at) for f in files for at in range(0, os.fstat(f).st_size, size)]
-    idle = [mmap.mmap(-1, size) for _ in range(requests)]
+    pieces = [(f, at) for f in files for at in range(0, os.fstat(f).st_size, way.size)]
+    idle = [mmap.mmap(-1, way.size) for _ in range(way.requests)]
+    for file in files if way.advised else ():
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def read(piece: tuple[int, int]) -> None:
         room = idle.pop()
         os.preadv(piece[0], [room], piece[1])
         idle.append(room)
 
-    begin = time.perf_counter()
-    with ThreadPoolExecutor(requests) as pool:
+    with timed(into), ThreadPoolExecutor(way.requests) as pool:
         list(pool.map(read, pieces))
-    seconds = time.perf_counter() - begin
     for file in files:
         os.close(file)
-    return seconds
 
 
 READING = {
-    "plain, 4 of 8 MB": (4, 2**23, False),
-    "direct, 4 of 8 MB": (4, 2**23, True),
-    "direct, 16 of 2 MB": (16, 2**21, True),
-    "direct, 32 of 8 MB": (32, 2**23, True),
+    "plain, 4 of 8 MB": Way(4, 2**23),
+    "plain, 16 of 2 MB": Way(16, 2**21),
+    "plain, 16 of 2 MB, SEQUENTIAL": Way(16, 2**21, advised=True),
+    "direct, 4 of 8 MB": Way(4, 2**23, direct=True),
+    "direct, 16 of 2 MB": Way(16, 2**21, direct=True),
+    "direct, 32 of 8 MB": Way(32, 2**23, direct=True),
 }
 
 
@@ -281,7 +315,7 @@ def cold(folder: Path, rounds: int) -> None:
     models = folder / "whole"
     torch.set_num_threads(2)
 
-    def merged(method: str, mapped: bool) -> float:
+    def merged(into: list[Taken], method: str, mapped: bool) -> None:
         drop(models)
         out = folder / "out-cold"
         shutil.rmtree(out, ignore_errors=True)
@@ -289,37 +323,33 @@ def cold(folder: Path, rounds: int) -> None:
         base = Checkpoint.open(models / "base")
         merger = Merger(base, {name: Checkpoint.open(models / name) for name in MODELS})
         plan = MergePlan(method, MODELS, dict.fromkeys(base.tensors, SETTINGS[method]))
-        begin = time.perf_counter()
-        if mapped:
-            layout = [(name, entry.dtype, entry.shape) for name, entry in base.tensors.items()]
-            module = Memory(base)
-            LiveMerge(merger, module).apply(plan)
-            with CheckpointWriter(out, layout) as writer:
-                for name, tensor in module.tensors.items():
-                    writer.write(name, 0, tensor.detach().view(-1))
-                writer.finish()
-        else:
-            merger.write(plan, out, digests=True)
-        seconds = time.perf_counter() - begin
+        with timed(into):
+            if mapped:
+                layout = [(name, entry.dtype, entry.shape) for name, entry in base.tensors.items()]
+                module = Memory(base)
+                LiveMerge(merger, module).apply(plan)
+                with CheckpointWriter(out, layout) as writer:
+                    for name, tensor in module.tensors.items():
+                        writer.write(name, 0, tensor.detach().view(-1))
+                    writer.finish()
+            else:
+                merger.write(plan, out, digests=True, once=True)
         for checkpoint in (base, *merger.models.values()):
             checkpoint.close()
-        return seconds
 
     for method in METHODS:
-        walls: dict[bool, list[float]] = {False: [], True: []}
-        bare: dict[str, list[float]] = {how: [] for how in READING}
+        found: dict[bool, list[Taken]] = {False: [], True: []}
+        bare: dict[str, list[Taken]] = {how: [] for how in READING}
         for turn in range(rounds + 1):
-            for mapped in walls:
-                seconds = merged(method, mapped)
-                if turn:
-                    walls[mapped].append(seconds)
-            for how, (requests, size, direct) in READING.items() if turn else ():
-                bare[how].append(read_all(models, requests, size, direct=direct))
-        ours, maps = (statistics.median(walls[mapped]) for mapped in (False, True))
-        print(f"cold, {method}: {ours:.2f} s, by maps {maps:.2f} s: {maps / ours:.1f} x")
+            for mapped, into in found.items():
+                merged(into if turn else [], method, mapped)
+            for how, way in READING.items() if turn else ():
+                read_all(bare[how], models, way)
+        ours, maps = (medians(found[mapped]) for mapped in (False, True))
+        print(f"cold, {method}: {ours}, by maps {maps}: {maps.wall / ours.wall:.1f} x")
         for how, times in bare.items():
-            least = statistics.median(times)
-            print(f"  reading alone, {how}: {least:.2f} s, so at most {maps / least:.1f} x")
+            least = medians(times)
+            print(f"  reading alone, {how}: {least}, so at most {maps.wall / least.wall:.1f} x")
 
 
 def main() -> None:

@@ -74,6 +74,23 @@ def test_it_holds_all_that_belongs_beside_the_tensors(study: Study, tmp_path: Pa
     assert verify(target) == []
 
 
+def test_one_merge_reads_cold_files_past_the_cache_and_a_front_through_it(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A front is many merges of the same files."""
+    directly: list[Path] = []
+
+    def noted(path: Path, descriptor: int, buffer: memoryview, offset: int) -> int:
+        directly.append(path)
+        return 0
+
+    monkeypatch.setattr("evomerge.checkpoint.shard.read_directly", noted)
+    export_front(study, tmp_path / "front")
+    assert not directly
+    export_trial(study, SAMPLED, tmp_path / "out")
+    assert directly
+
+
 def test_the_front_is_listed_and_parents_are_not_copied(study: Study, tmp_path: Path) -> None:
     written = export_front(study, tmp_path / "out")
     listed = json.loads((tmp_path / "out" / "front.json").read_text())

@@ -102,6 +102,25 @@ def test_a_larger_tensor_is_counted_first(store: Store, monkeypatch: pytest.Monk
     assert found == expected
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_past_the_cache_is_read_what_nobody_reads_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: bool
+) -> None:
+    """Of a tensor that is counted first, what is read for the output."""
+    base, x, y = family(store)
+    directly: list[int] = []
+
+    def noted(path: Path, descriptor: int, buffer: memoryview, offset: int) -> int:
+        directly.append(len(buffer))
+        return 0
+
+    monkeypatch.setattr("evomerge.checkpoint.shard.read_directly", noted)
+    monkeypatch.setattr(stream, "COUNTED_BYTES", 500)
+    written(Merger(base, {"x": x, "y": y}), "ties", tmp_path / "out", once=once)
+    size = 3 * 2 * sum(base.entry(n).count for n in SHAPES) + base.entry("position_ids").size
+    assert sum(directly) == (size if once else 0)
+
+
 def test_steps_are_written_in_their_order_and_blocks_are_few(store: Store) -> None:
     (base, *_) = family(store)
     wanted = [Step("e.weight", (i, i + 1), (base,), counts=False, writes=True) for i in range(40)]
