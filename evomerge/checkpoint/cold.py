@@ -1,7 +1,7 @@
 """Direct reads of what the page cache does not hold.
 
 The kernel reads a cold file into its cache and copies every byte out of it. Direct requests of many
-threads keep a disk as busy for a sixth of the processor time or less (experiments/speed/STREAM.md)
+threads keep a disk as busy for about a quarter of the processor time (experiments/speed/STREAM.md)
 and leave in the cache what others need. What they read is as cold afterwards as it was, so they are
 for what is read once. What is cached is quicker taken from there, so each request asks first, by
 mincore: a read with RWF_NOWAIT would begin the very reading that it is to spare. Whatever cannot be
