@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.merging.lots import limit
 from evomerge.merging.magnitudes import CODES, Threshold
 from evomerge.merging.method import MergeMethod, Settings, per_group, per_model
@@ -104,15 +105,18 @@ def blend(
     kinds, addresses = _arrays([out, *sources])
     columns = (None,) * form.rules.shape[1]
     scaling = None if form.scaling is None else np.float32(form.scaling)
-    if len(form.models) <= kernels.UNROLLED and {run.word for run in (out, *sources)} == {"BF16"}:
-        first, *rest = addresses + 2 * start
-        places, pairs = np.array(rest), (stop - start) // 2
-        lengths = form.key, origin + start, (None,) * len(sources), columns
+    alike = {run.word for run in sources} == {out.word} and out.word in kernels.WRITTEN_OUT
+    if alike and len(form.models) <= kernels.UNROLLED:
+        size = DTYPES[out.word].size
+        first, *rest = addresses + size * start
+        places, words = np.array(rest), (stop - start) * size // 4
+        kind = (None,) * kernels.KINDS[out.word]
+        lengths = form.key, origin + start, (None,) * len(sources), columns, kind
         if scaling is None:
-            kernels.add_bf16(first, places, form.rules, pairs, *lengths)
+            kernels.add_words(first, places, form.rules, words, *lengths)
         else:
-            kernels.elect_bf16(first, places, form.rules, scaling, pairs, *lengths)
-        start += 2 * pairs
+            kernels.elect_words(first, places, form.rules, scaling, words, *lengths)
+        start += words * 4 // size
     if start < stop:
         kernels.merge(kinds, addresses, form.rules, scaling, start, stop, form.key, origin, columns)
 

@@ -5,9 +5,9 @@ Every loop does to an entry what the torch code beside it does (`evomerge.mergin
 only the bits of NaN may differ. Compiled by numba at the first call and kept on disk; run
 without the interpreter's lock, so that threads can share the work. Importing this loads numba.
 
-Up to `UNROLLED` models in bfloat16 throughout are written out, with everything in registers; any
+Up to `UNROLLED` models of one dtype throughout are written out, with everything in registers; any
 number in any mixture of dtypes goes through strips in a core's nearest cache. Numba compiles a loop
-for each number of models and each form of rule that it meets.
+for each number of models, each form of rule and each dtype that it meets.
 
 Memory is passed as addresses and dtypes as the numbers of `halves.KINDS`. Rules are float32,
 ``(N, columns)``, a row per model; the number of columns is the form of the mask:
@@ -31,9 +31,14 @@ from evomerge.merging import words as at
 from evomerge.merging.halves import KINDS as KINDS
 from evomerge.merging.halves import Floats, load, store
 from evomerge.merging.lanes import EXACT, PLAIN, SMOOTH, WHOLE
-from evomerge.merging.pair_words import adding, electing, keeping
+from evomerge.merging.merge_words import adding, electing, keeping
+from evomerge.merging.stored import dtypes
 
 UNROLLED = 8
+"""More models than this go through strips."""
+
+WRITTEN_OUT = dtypes()
+"""Other dtypes do too."""
 
 _STRIP = 128
 """Entries in flight: what is kept of them between two models stays in a core's nearest cache."""
@@ -133,34 +138,36 @@ def _mean(total: np.float32, mass: np.float32, weight: np.float32) -> Any:
 
 
 @at.compiled
-def add_bf16(
+def add_words(
     out: int,
     addresses: Integers,
     rules: Floats,
-    pairs: int,
+    words: int,
     key: int,
     start: int,
     sources: Nones,
     columns: Nones,
+    kind: Nones,
 ) -> None:
-    """The plain sum of `merge`, of models in bfloat16 throughout.
+    """The plain sum of `merge`, of models of one dtype throughout.
 
     Args:
         out, addresses, rules: as for `merge`, without dtypes.
-        pairs: half the number of entries, from the addresses on.
+        words: of 32 bits each, from the addresses on.
         key, start: of the tensor's lots; the place of the first entry.
         sources: one for the base and for every model.
         columns: one for every column of ``rules``.
+        kind: as many as the number of the dtype.
     """
     places = at.numbers_of(addresses.ctypes.data, sources)
     table = at.rows_of(rules.ctypes.data, sources[1:], columns)
-    whole = pairs // _LANES * _LANES
+    whole = words // _LANES * _LANES
     for first in range(0, whole, _LANES):
         at.fetch_near(places, 4 * first + _NEAR)
         at.fetch_far(places, 4 * first + _FAR)
-        _add_line(out, places, first, table, key, start)
-    for j in range(whole, pairs):
-        _add_word(out, places, j, table, key, start)
+        _add_line(out, places, first, table, key, start, kind)
+    for j in range(whole, words):
+        _add_word(out, places, j, table, key, start, kind)
 
 
 @at.compiled
@@ -170,26 +177,27 @@ def _first_line(room: Any) -> Any:
 
 
 @at.compiled
-def elect_bf16(
+def elect_words(
     out: int,
     addresses: Integers,
     rules: Floats,
     scaling: np.float32,
-    pairs: int,
+    words: int,
     key: int,
     start: int,
     sources: Nones,
     columns: Nones,
+    kind: Nones,
 ) -> None:
-    """The election of `merge`, of models in bfloat16 throughout.
+    """The election of `merge`, of models of one dtype throughout.
 
     Args:
-        out, addresses, rules, pairs, key, start, sources, columns: as for `add_bf16`.
+        out, addresses, rules, words, key, start, sources, columns, kind: as for `add_words`.
         scaling: as for `merge`.
     """
     places = at.numbers_of(addresses.ctypes.data, sources)
     table = at.rows_of(rules.ctypes.data, sources[1:], columns)
-    whole, step = pairs // _LANES * _LANES, 2 * len(rules) * _LINE
+    whole, step = words // _LANES * _LANES, 2 * len(rules) * _LINE  # of two parts at most
     terms = np.empty(_LINES * step + _LINE, np.uint8)
     for begin in range(0, whole, _LANES * _LINES):
         end, room = min(whole, begin + _LANES * _LINES), _first_line(terms)
@@ -197,13 +205,13 @@ def elect_bf16(
             at.fetch_near(places, 4 * first + _NEAR)
             at.fetch_far(places, 4 * first + _FAR)
             line = room + (first - begin) // _LANES * step
-            _keep_line(line, places, first, table, key, start)
+            _keep_line(line, places, first, table, key, start, kind)
         for first in range(begin, end, _LANES):
             line = room + (first - begin) // _LANES * step
-            _elect_line(out, places[0], first, table, line, scaling)
-    for j in range(whole, pairs):
-        _keep_word(_first_line(terms), places, j, table, key, start)
-        _elect_word(out, places[0], j, table, _first_line(terms), scaling)
+            _elect_line(out, places[0], first, table, line, scaling, kind)
+    for j in range(whole, words):
+        _keep_word(_first_line(terms), places, j, table, key, start, kind)
+        _elect_word(out, places[0], j, table, _first_line(terms), scaling, kind)
 
 
 @at.compiled

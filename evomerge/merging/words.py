@@ -33,9 +33,10 @@ SOURCES = (
     "halves",
     "kernels",
     "lanes",
-    "pair_words",
+    "merge_words",
     "product_loops",
     "product_words",
+    "stored",
     "words",
 )
 """The modules that compiled loops are made of."""

@@ -66,6 +66,33 @@ def test_rounding_is_that_of_torch(dtype: torch.dtype, seed: int) -> None:
     assert same(out, (wide + 0.0).to(dtype))
 
 
+@pytest.mark.parametrize("scaling", [None, 1.5])
+@pytest.mark.parametrize("dtype", list(WORDS))
+def test_any_bits_are_merged_alike_by_vectors_and_by_strips(
+    dtype: torch.dtype, scaling: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN, infinite and subnormal numbers among them, and sums that overflow."""
+    generator, kind = torch.Generator().manual_seed(0), BITS[dtype.itemsize]
+    bits = torch.randint(-(2**31), 2**31, (3, 4099), generator=generator).to(kind)
+    base, *models = bits.view(dtype)
+    factors, lows = (0.7, -1.5), (1e-6, 30.0)
+    rules = torch.tensor([factors, lows]).T.contiguous().numpy()
+    found = []
+    for limit in (2, -1):  # none is written out then
+        monkeypatch.setattr("evomerge.merging.kernels.UNROLLED", limit)
+        runs = [fused.Run(WORDS[dtype], tensor.data_ptr()) for tensor in (base, *models)]
+        found.append(torch.zeros_like(base))
+        out = fused.Run(WORDS[dtype], found[-1].data_ptr())
+        fused.blend(fused.Formula((0, 1), rules, scaling), out, runs, (1, len(base)))
+    assert same(*found)
+    if scaling is None:
+        total = base.float() + 0.0
+        for model, factor, low in zip(models, factors, lows, strict=True):
+            vector = model.float() - base.float()
+            total += vector.masked_fill(vector.abs() < low, 0.0) * factor
+        assert same(found[0][1:], total.to(dtype)[1:])
+
+
 def numbers(count: int) -> st.SearchStrategy[dict[str, tuple[float, ...]]]:
     weights = st.sampled_from([0.0, 1.0, -1.0, 0.7, 0.1, -0.3, 1.5, 1e-6])
     densities = st.one_of(
@@ -117,7 +144,8 @@ def test_a_compiled_merge_is_torch_bit_for_bit(store: Store, data: st.DataObject
     kinds = [draw(DTYPES) for _ in range(models + 1)]
     out = draw(DTYPES)
     if draw(st.booleans()):
-        kinds, out = [torch.bfloat16] * (models + 1), torch.bfloat16
+        out = draw(DTYPES)
+        kinds = [out] * (models + 1)
     count = draw(st.sampled_from([0, 1, 2, 3, 255, 256, 257, 701]))
     step = draw(st.sampled_from([1e-42, 1e-4, 1e-2, 10.0]))
     tensors = members(kinds, count, draw(st.integers(0, 999)), step)
