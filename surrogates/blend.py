@@ -143,6 +143,7 @@ def _both(
             history.points,
             history.losses,
             filled_variances(history),
+            stated=bool((history.variances > 0).any()),
             kernel=kernels.losses,
         )
     return margins, losses

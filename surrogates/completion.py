@@ -41,7 +41,9 @@ def condition_completed(
     """The posterior after trials measured whole and in part.
 
     The guesses are the means of what was not measured, so they count in full for the mean; for the
-    variance they are as noisy as they were if each trial stood alone.
+    variance they are as noisy as they were if each trial stood alone. They contain the whole trials
+    nearby. So errors of trials left out are those of guesses from each row's own items, which stand
+    alone and are that noisy.
 
     Args:
         points: ``(n + k, d)``, of the whole trials, then of the others.
@@ -53,32 +55,34 @@ def condition_completed(
     """
     noise = np.full(len(points), kernel.noise)
     process = condition(kernel.kernel, noise, points, np.zeros((len(points), 1)))
-    rows, doubts = completed(whole, partly, process.inverse)
-    process = replace(process, weights=process.inverse @ np.concatenate([whole, rows]))
-    errors, variance = (each[: len(whole)] for each in leave_one_out(process))
-    if len(partly):
-        noise = noise + np.append(np.zeros(len(whole)), doubts)
-        noisy = condition(kernel.kernel, noise, points, np.zeros((len(points), 1)))
-        process = replace(noisy, weights=process.weights)
+    if not len(partly):
+        process = replace(process, weights=process.inverse @ whole)
+        return process, *leave_one_out(process)
+    alone, rows, doubts = completed(whole, partly, process.inverse)
+    weights = process.inverse @ np.concatenate([whole, rows])
+    noise = noise + np.append(np.zeros(len(whole)), doubts)
+    noisy = condition(kernel.kernel, noise, points, np.concatenate([whole, alone]))
+    errors, variance = (each[: len(whole)] for each in leave_one_out(noisy))
+    process = replace(noisy, weights=weights)
     return process, errors, variance
 
 
-def completed(whole: Array, partly: Array, inverse: Array) -> tuple[Array, Array]:
+def completed(whole: Array, partly: Array, inverse: Array) -> tuple[Array, Array, Array]:
     """Rows with all of their items, those measured and those guessed.
 
     Args:
         whole: ``(n, p)``, n >= 1, of the trials measured on all items; columns of mean 0.
-        partly: ``(k, p)``, NaN where an item was not measured.
+        partly: ``(k, p)``, k >= 1, NaN where an item was not measured.
         inverse: ``(n + k, n + k)``, of the points' covariance with its noise, in this order.
 
     Returns:
-        The rows, ``(k, p)``, and the variance of the guesses as if each row stood alone, the mean
-        over all items, ``(k,)``.
+        The rows as if each stood alone and given all, ``(k, p)`` both, and the variance of the
+        former's guesses, the mean over all items, ``(k,)``.
     """
     seen = _seen(whole, partly)
-    alone = [row[one.places] @ one.gain for row, one in zip(partly, seen, strict=True)]
-    rows = np.where(np.isfinite(partly), partly, np.reshape(alone, partly.shape))
-    outputs = np.concatenate([whole, rows])
+    guesses = [row[one.places] @ one.gain for row, one in zip(partly, seen, strict=True)]
+    alone = np.where(np.isfinite(partly), partly, np.array(guesses))
+    outputs = np.concatenate([whole, alone])
     variances = 1.0 / np.diagonal(inverse)
     for _ in range(_SWEEPS):
         for at, one in enumerate(seen, len(whole)):
@@ -86,7 +90,7 @@ def completed(whole: Array, partly: Array, inverse: Array) -> tuple[Array, Array
             measured = outputs[at, one.places]
             outputs[at] = left_out + (measured - left_out[one.places]) @ one.gain
             outputs[at, one.places] = measured
-    return outputs[len(whole) :], np.array([one.doubt for one in seen])
+    return alone, outputs[len(whole) :], np.array([one.doubt for one in seen])
 
 
 def _seen(whole: Array, partly: Array) -> list[_Seen]:

@@ -21,7 +21,8 @@ _APART = 0.05
 same items, few of which flip between neighbours; what the choice of items does to all is no noise.
 """
 _UNSURE = 0.8  # spread of the logarithm of that
-_PLAIN = (1.0, 1.5)  # both with several goals, which tell noise from signal together
+_PLAIN = (1.0, 1.5)
+"""Both with several goals, which tell noise from signal together, and without standard errors."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def fit_losses(
     losses: Array,
     variances: Array,
     *,
+    stated: bool,
     kernel: Fitted | None = None,
 ) -> LossSurrogate:
     """The surrogate of all goals.
@@ -94,6 +96,7 @@ def fit_losses(
         losses: ``(n, m)``, finite.
         variances: ``(n, m)`` > 0, the noise of each, as `filled_variances` gives it. Only their
             proportions count; the evidence decides on a common factor.
+        stated: whether any of them is a measurement's own; without, they say nothing of the noise.
         kernel: with its numbers, where they are known from an earlier fit.
 
     Raises:
@@ -114,7 +117,7 @@ def fit_losses(
             Outputs(np.outer(y, y), shape, 1.0)
             for y, shape in zip(outputs.T, shapes.T, strict=True)
         ]
-        share, spread = (_APART, _UNSURE) if losses.shape[1] == 1 else _PLAIN
+        share, spread = (_APART, _UNSURE) if stated and losses.shape[1] == 1 else _PLAIN
         known = float(np.clip(share * size, *_KNOWN)), spread
         kernel = fit(structure, centre, points, targets, noise=known)
     processes = tuple(

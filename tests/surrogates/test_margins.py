@@ -78,7 +78,7 @@ def margins_only(history: History) -> Surrogate:
 
 def losses_only(history: History) -> Surrogate:
     variances = filled_variances(history)
-    return fit_losses(STRUCTURE, CENTRE, history.points, history.losses, variances)
+    return fit_losses(STRUCTURE, CENTRE, history.points, history.losses, variances, stated=True)
 
 
 SURROGATES = {"margins": margins_only, "losses": losses_only, "blend": blended}
@@ -180,7 +180,7 @@ def test_noise_is_told_from_signal_by_the_loss_surrogate() -> None:
     variances[::2] = 1.0
     truth = (x - 0.5) @ rng.normal(size=(D, 1))
     losses = truth + np.sqrt(variances) * rng.normal(size=(80, 1))
-    surrogate = fit_losses(STRUCTURE, CENTRE, x, losses, variances)
+    surrogate = fit_losses(STRUCTURE, CENTRE, x, losses, variances, stated=True)
     error = np.abs(surrogate.predict(x).mean - truth)[:, 0]
     assert error.mean() < 0.5 * np.abs(losses - truth).mean()
     assert surrogate.processes[0].noise[0] == 100 * surrogate.processes[0].noise[1]
@@ -190,8 +190,22 @@ def test_a_standard_error_is_not_taken_for_what_sets_trials_apart(world: ItemWor
     """Of a mean that is as uncertain as the trials differ, on the same items for all of them."""
     x = points(16)
     losses = world.losses(x)[:, :1]
-    surrogate = fit_losses(STRUCTURE, CENTRE, x, losses, np.full((16, 1), losses.var()))
+    surrogate = fit_losses(
+        STRUCTURE, CENTRE, x, losses, np.full((16, 1), losses.var()), stated=True
+    )
     assert surrogate.noise < 0.1
+
+
+def test_noise_that_nobody_states_may_be_large() -> None:
+    """Half of the variance; a scalar comes without a standard error."""
+    rng, structure, centre = np.random.default_rng(0), structure_of([None] * 4), np.full(4, 0.5)
+    x = rng.uniform(size=(40, 4))
+    truth = x @ rng.normal(size=(4, 1))
+    losses = truth + truth.std() * rng.normal(size=(40, 1))
+    history = History(x, losses, np.full((40, 1), np.nan), (None,))
+    surrogate = fit_blend(structure, centre, history, Kernels()).losses
+    assert surrogate is not None
+    assert 0.25 < surrogate.noise < 0.75
 
 
 def test_what_cannot_be_learnt_from_is_refused(world: ItemWorld) -> None:
