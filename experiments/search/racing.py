@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python experiments/search/racing.py [--seeds 3] [--minutes 15] > racing.txt
 
-Campaigns go to racing.jsonl as they end, and what stands there is not run again; the tables are of
-all that stands there.
+Campaigns go to racing.jsonl as they end, with the mark of the sources that ran them. What stands
+there with the present mark is not run again, and the tables are of that alone.
 
 Every campaign is `margin`'s, four trials asked ahead, and ends when its search items have cost as
 much as a number of full evaluations, the references among them; a column is what it would have
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bars import read_runs
+from bars import read_runs, sources
 from campaign import MemoryLog
 from judging import Judge
 from peers import PEERS
@@ -194,6 +194,7 @@ def measured(name: str, rule: str, seed: int) -> Row:
         "stopped": len(ends),
         "falsely": sum(false for _, false in ends),
         "stated": round(sum(chance for chance, _ in ends), 3),
+        "sources": sources(),
     }
 
 
@@ -258,7 +259,9 @@ def main() -> None:
 
 
 def _read() -> list[Row]:
-    return [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+    rows = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+    mark = sources()
+    return [row for row in rows if row.get("sources") == mark]
 
 
 if __name__ == "__main__":
