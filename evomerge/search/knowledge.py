@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.interfaces import Log, Prediction, Proposal, SearchProblem
+from evomerge.interfaces import Log, Observation, Prediction, Proposal, SearchProblem
 from evomerge.search.ascent import RADIUS
 from evomerge.search.centred import (
     STEP,
@@ -23,7 +23,7 @@ from evomerge.search.improvement import HypervolumeImprovement, hypervolume_impr
 from evomerge.search.preferences import Preference, draw, ranges
 from evomerge.search.quasirandom import folded
 from evomerge.search.reading import Reader
-from evomerge.search.region import radius
+from evomerge.search.region import apart, drawn_back, radius
 from evomerge.space import Array
 from evomerge.surrogates.blend import Blend, Kernels, fit_blend, learn_kernels
 from evomerge.surrogates.calibration import TrackRecord, track_record
@@ -48,6 +48,7 @@ class Knowledge:
     problem: SearchProblem
     items: bool = True
     _reader: Reader = field(init=False, repr=False)
+    _failed: list[Array] = field(default_factory=list, init=False, repr=False)
     _structure: Structure = field(init=False, repr=False)
     _kernels: tuple[int, Kernels] | None = field(default=None, init=False, repr=False)
 
@@ -59,6 +60,11 @@ class Knowledge:
         """Reads what is new; everything, if the log is another one."""
         if len(log) < self._reader.read:
             self._reader, self._kernels = Reader(self.problem.goals, items=self.items), None
+            self._failed = []
+        ends = [event for event in log.events(self._reader.read) if isinstance(event, Observation)]
+        self._failed += [
+            e.point for e in ends if e.losses is None or not np.isfinite(e.losses).all()
+        ]
         self._reader.follow(log)
 
     def begun(self, log: Log, rng: np.random.Generator) -> Proposal | Blend:
@@ -166,14 +172,19 @@ class Knowledge:
         return ranges(np.array([trial.losses for trial in ended], dtype=float), rows)
 
     def unasked(self, points: Array, rng: np.random.Generator) -> Array:
-        """The first of some points that was not asked before; else a step away, in the radius."""
+        """The first of some points that was not asked before; else a step away, in the radius.
+
+        Each as `drawn_back` from failures.
+        """
         measured = np.array([trial.point for trial in self._reader.ended])
         known = np.concatenate([measured.reshape(-1, points.shape[1]), self.pending])
-        for point in points:
-            if np.abs(known - point).max(axis=1).min(initial=np.inf) > _SAME:
+        failed = np.array(self._failed).reshape(-1, points.shape[1])
+        for wanted in points:
+            point = drawn_back(wanted, measured, failed, self.pending)
+            if apart(known, point) > _SAME:
                 return np.asarray(point)
         step = np.clip(STEP * rng.normal(size=points.shape[1]), -self.radius, self.radius)
-        return folded(points[0] + step)
+        return drawn_back(folded(points[0] + step), measured, failed, self.pending)
 
     @property
     def radius(self) -> float:

@@ -122,6 +122,24 @@ def test_one_goals_asks_stay_in_the_region_of_their_record() -> None:
             assert away.min() <= sampler._known.radius + 1e-12 <= MOST + 2e-12
 
 
+def test_few_asks_go_where_all_fail() -> None:
+    """Both bottoms are beyond 0.62 of the first parameter, where no trial succeeds."""
+    space = Space(tuple(Parameter(name, 0.0, 1.0) for name in "abc"))
+    bottoms = np.array([[0.9, 0.5, 0.5], [0.8, 0.2, 0.7]])
+    for goals in (1, 2):
+        log, sampler = ListLog(), MarginSampler(SearchProblem(space, goals, 60, seed=8))
+        for number in range(32):
+            if number > PENDING:
+                end = log.asks()[number - PENDING - 1]
+                losses = ((end.point - bottoms[:goals]) ** 2).mean(axis=1)
+                told = (None, None) if end.point[0] > 0.62 else (losses, 0.0)
+                log.append(Observation(end.number, end.point, *told))
+            proposal = sampler.ask(log, number)
+            log.append(Asked(number, proposal.point, True, proposal.note))
+        failed = [asked.point[0] > 0.62 for asked in log.asks()[16:]]
+        assert sum(failed) < len(failed) / 2
+
+
 def test_it_comes_closer_to_every_goal_than_its_design(log: ListLog) -> None:
     losses = np.array([[one.losses.mean() for one in items(a.point, 2)] for a in log.asks()])
     size = design_size(40)
