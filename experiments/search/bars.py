@@ -56,8 +56,9 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "auto": Method(GOALS, (200,)),
+    "auto": Method(GOALS, (100,)),
     "auto 0/1": Method(GOALS, (50,)),
+    "auto 200": Method(GOALS, (200,), seeds=3),
     "nsga2": Method((2, 4), (2000,)),
     "nsga3": Method((2, 4), (2000,)),
     "cma": Method((1,), (1000,)),

@@ -119,7 +119,7 @@ def verdicts(runs: Runs, goals: int) -> Iterator[Verdict]:
     if goals == 1:
         bars = [("auto", 50, "cma", 1000), ("auto 0/1", 50, "cma", 200)]
     else:
-        peers = [method for method in METHODS if method not in ("auto", "auto 0/1", "random")]
+        peers = [method for method in METHODS if method[:4] != "auto" and method != "random"]
         bars = [("auto", 50, peer, 500) for peer in peers]
         bars += [("auto", 100, peer, 2000) for peer in peers]
         bars += [("auto 0/1", 50, peer, 200) for peer in peers]
@@ -135,10 +135,11 @@ def verdicts(runs: Runs, goals: int) -> Iterator[Verdict]:
 
 def leads(runs: Runs, problem: str) -> Iterator[str]:
     """What `auto` is ahead of a peer by at equal numbers of merges, beside the earlier figures."""
-    if problem in EARLIER and "auto" in runs:
+    if problem in EARLIER and {"auto", "auto 200"} <= runs.keys():
         peer, figures = EARLIER[problem]
         if peer in runs:
-            pairs = [[worths(runs, row, c) for row in ("auto", peer)] for c in figures]
+            ours = {c: "auto 200" if c == 200 else "auto" for c in figures}
+            pairs = [[worths(runs, row, c) for row in (ours[c], peer)] for c in figures]
             if all(found for pair in pairs for found in pair):
                 medians = np.array([[np.median(found) for found in pair] for pair in pairs])
                 now = [a - b if problem.endswith("/1") else a / b for a, b in medians]
