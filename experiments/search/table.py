@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bars import COLUMNS, FOLDER, METHODS, read_runs, sources
+from bars import COLUMNS, FOLDER, METHODS, current, read_runs, sources
 from lines import Line, page
 from problems import GOALS, SPACES
 
@@ -94,11 +94,6 @@ def table(runs: Runs, old: Set[str]) -> Iterator[str]:
         star = "*" if row.split(",")[0] in old else ""
         line = "".join(f"{cell(worths(runs, row, column)):>20}" for column in COLUMNS)
         yield f"  {row + star:20}{len(by_seed):5}{line}".rstrip()
-
-
-def stale(run: Mapping[str, Any]) -> bool:
-    """Whether the sampler's sources have changed since."""
-    return run.get("sources", SOURCES) != SOURCES
 
 
 def worths(runs: Runs, row: str, column: int) -> list[float]:
@@ -191,7 +186,7 @@ def main() -> None:
                 what = "accuracy" if problem.endswith("/1") else "hypervolume"
                 size = next(run["dimensions"] for (name, *_), run in raw.items() if name == problem)
                 title = f"{problem}: {size} dimensions; {what} on unseen items"
-                old = {by for (name, by, _), run in raw.items() if name == problem and stale(run)}
+                old = {by for (name, by, _), run in raw.items() if name == problem and not current(run, SOURCES)}
                 judged[problem] = list(verdicts(runs, int(problem[-1])))
                 told += ["", title, *table(runs, old), *leads(runs, problem)]
                 told += [f"  {verdict}" for verdict in judged[problem]]
