@@ -70,8 +70,8 @@ METHODS: Mapping[str, Method] = {
 SLOW = {"language": 500}
 """Landscapes that measure ten merges a second: no run is longer there."""
 ALIKE = {"64e346da3960": {"bd81f9c49228"}}
-"""By a mark of sources: earlier ones whose asks are the same here, as a few runs of both showed. What
-changed between them is for trials that fail or race, and losses without standard errors."""
+"""By a mark of sources: earlier ones whose asks are the same here, as a few runs of both showed.
+What changed between them is for trials that fail or race, and losses without standard errors."""
 
 
 def sources() -> str:

@@ -184,9 +184,10 @@ def main() -> None:
             runs = runs_of(raw, problem)
             if runs:
                 what = "accuracy" if problem.endswith("/1") else "hypervolume"
-                size = next(run["dimensions"] for (name, *_), run in raw.items() if name == problem)
+                here = [(by, run) for (name, by, _), run in raw.items() if name == problem]
+                size = here[0][1]["dimensions"]
                 title = f"{problem}: {size} dimensions; {what} on unseen items"
-                old = {by for (name, by, _), run in raw.items() if name == problem and not current(run, SOURCES)}
+                old = {by for by, run in here if not current(run, SOURCES)}
                 judged[problem] = list(verdicts(runs, int(problem[-1])))
                 told += ["", title, *table(runs, old), *leads(runs, problem)]
                 told += [f"  {verdict}" for verdict in judged[problem]]
