@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.interfaces import Log, Observation, Prediction, Proposal, SearchProblem
+from evomerge.interfaces import Log, Prediction, Proposal, SearchProblem
 from evomerge.search.ascent import RADIUS
 from evomerge.search.centred import (
     STEP,
@@ -48,7 +48,6 @@ class Knowledge:
     problem: SearchProblem
     items: bool = True
     _reader: Reader = field(init=False, repr=False)
-    _failed: list[Array] = field(default_factory=list, init=False, repr=False)
     _structure: Structure = field(init=False, repr=False)
     _kernels: tuple[int, Kernels] | None = field(default=None, init=False, repr=False)
 
@@ -60,11 +59,6 @@ class Knowledge:
         """Reads what is new; everything, if the log is another one."""
         if len(log) < self._reader.read:
             self._reader, self._kernels = Reader(self.problem.goals, items=self.items), None
-            self._failed = []
-        ends = [event for event in log.events(self._reader.read) if isinstance(event, Observation)]
-        self._failed += [
-            e.point for e in ends if e.losses is None or not np.isfinite(e.losses).all()
-        ]
         self._reader.follow(log)
 
     def begun(self, log: Log, rng: np.random.Generator) -> Proposal | Blend:
@@ -178,7 +172,7 @@ class Knowledge:
         """
         measured = np.array([trial.point for trial in self._reader.ended])
         known = np.concatenate([measured.reshape(-1, points.shape[1]), self.pending])
-        failed = np.array(self._failed).reshape(-1, points.shape[1])
+        failed = np.array(self._reader.failed).reshape(-1, points.shape[1])
         for wanted in points:
             point = drawn_back(wanted, measured, failed, self.pending)
             if apart(known, point) > _SAME:

@@ -32,6 +32,7 @@ class Reader:
         deviations: of those that were measured whole, what came out less what was foretold, in the
             latter's stds, ``(m,)`` each, finite.
         ended: trials with finite losses, in the order in which they became visible.
+        failed: points of the trials that ended without.
         pending: number to point of the trials that have not ended.
     """
 
@@ -43,6 +44,7 @@ class Reader:
         self.foretold: dict[int, Array] = {}
         self.deviations: list[Array] = []
         self.ended: list[Observation] = []
+        self.failed: list[Array] = []
         self.pending: dict[int, Array] = {}
         self._goals = goals
         self._with_items = items
@@ -83,16 +85,18 @@ class Reader:
 
     def _end(self, event: Observation) -> None:
         self.pending.pop(event.number, None)
-        if event.losses is not None and np.isfinite(event.losses).all():
-            self.ended.append(event)
-            read = event.read_items if self._with_items else None
-            items = None if read is None else read()
-            self._items.append(items)
-            if event.number in self.foretold and _is_whole(items):
-                mean, std, noise = self.foretold[event.number].T
-                found = (event.losses - mean) / np.maximum(np.hypot(std, noise), _SUREST)
-                if np.isfinite(found).all():
-                    self.deviations.append(np.clip(found, -_FARTHEST, _FARTHEST))
+        if event.losses is None or not np.isfinite(event.losses).all():
+            self.failed.append(event.point)
+            return
+        self.ended.append(event)
+        read = event.read_items if self._with_items else None
+        items = None if read is None else read()
+        self._items.append(items)
+        if event.number in self.foretold and _is_whole(items):
+            mean, std, noise = self.foretold[event.number].T
+            found = (event.losses - mean) / np.maximum(np.hypot(std, noise), _SUREST)
+            if np.isfinite(found).all():
+                self.deviations.append(np.clip(found, -_FARTHEST, _FARTHEST))
 
     @staticmethod
     def _goal_items(items: list[tuple[ItemLosses, ...] | None], goal: int) -> GoalItems | None:
