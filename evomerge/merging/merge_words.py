@@ -7,7 +7,7 @@ and from these to the output: processors look as far ahead as one half of it rea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba.core
@@ -31,32 +31,16 @@ def adding(lanes: int) -> Any:
     the number of the dtype in `halves.KINDS`.
     """
 
-    def typed(
-        typingctx: Any,
-        out: Any,
-        places: Any,
-        index: Any,
-        rules: Any,
-        key: Any,
-        start: Any,
-        kind: Any,
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            out, places, index, rules, key, start, _ = args
-            tile, totals = stored(kind.count, builder, lanes), []
-            table = _table(tile, rules)
-            for (base, *models), hashed in _parts(tile, places, index, table, key, start):
-                total = tile.positive_zero(base)
-                for model, rule in zip(models, table, strict=True):
-                    total = tile.plus(total, builder.fsub(model, base), rule, hashed)
-                totals.append(total)
-            tile.put(totals, _at(tile, out, index))
-            return context.get_dummy_value()
+    def write(tile: Words, table: list[Rule], parts: Parts, out: Any, index: Any) -> None:
+        totals = []
+        for (base, *models), hashed in parts:
+            total = tile.positive_zero(base)
+            for model, rule in zip(models, table, strict=True):
+                total = tile.plus(total, tile.builder.fsub(model, base), rule, hashed)
+            totals.append(total)
+        tile.put(totals, _at(tile, out, index))
 
-        numbers = types.int64, places, types.int64, rules, types.int64, types.int64, kind
-        return types.void(*numbers), generate
-
-    return numba.extending.intrinsic(typed)
+    return _reading(lanes, write)
 
 
 def keeping(lanes: int) -> Any:
@@ -66,9 +50,22 @@ def keeping(lanes: int) -> Any:
     of the bytes of a row: the terms of the words' first part, model after model, then of the next.
     """
 
+    def write(tile: Words, table: list[Rule], parts: Parts, room: Any, index: Any) -> None:
+        slots = _slots(tile, room)
+        for (base, *models), hashed in parts:
+            for model, rule in zip(models, table, strict=True):
+                term = tile.kept(tile.builder.fsub(model, base), rule, hashed)
+                tile.builder.store(term, next(slots), align=4 * lanes)
+
+    return _reading(lanes, write)
+
+
+def _reading(lanes: int, write: Callable[[Words, list[Rule], Parts, Any, Any], None]) -> Any:
+    """The function whose code is what ``write`` makes of the parts of its words, at an address."""
+
     def typed(
         typingctx: Any,
-        room: Any,
+        address: Any,
         places: Any,
         index: Any,
         rules: Any,
@@ -77,13 +74,10 @@ def keeping(lanes: int) -> Any:
         kind: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            room, places, index, rules, key, start, _ = args
+            address, places, index, rules, key, start, _ = args
             tile = stored(kind.count, builder, lanes)
-            table, slots = _table(tile, rules), _slots(tile, room)
-            for (base, *models), hashed in _parts(tile, places, index, table, key, start):
-                for model, rule in zip(models, table, strict=True):
-                    term = tile.kept(builder.fsub(model, base), rule, hashed)
-                    builder.store(term, next(slots), align=4 * lanes)
+            table = _table(tile, rules)
+            write(tile, table, _parts(tile, places, index, table, key, start), address, index)
             return context.get_dummy_value()
 
         numbers = types.int64, places, types.int64, rules, types.int64, types.int64, kind
