@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evomerge import pareto
+from evomerge.errors import UsageError
 from evomerge.goals import Goal, violation
 from evomerge.space import Array
 from evomerge.study.control import control_nominees, is_control
@@ -74,7 +75,7 @@ def promising(study: Study, trials: Sequence[Trial]) -> list[Trial]:
     known = [t for t in trials if t.state is TrialState.DONE and t.candidate.point is not None]
     try:
         table = foresee(study).losses(known)
-    except Exception:  # too few trials, or a fit that fails: the others are confirmed without it
+    except (UsageError, np.linalg.LinAlgError):  # too few trials, or a fit that fails
         return []
     goals = study.goals
     values = [
