@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bars import read_runs, sources
+from bars import current, read_runs, sources
 from campaign import MemoryLog
 from judging import Judge
 from peers import PEERS
@@ -261,7 +261,7 @@ def main() -> None:
 def _read() -> list[Row]:
     rows = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
     mark = sources()
-    return [row for row in rows if row.get("sources") == mark]
+    return [row for row in rows if current(row, mark)]
 
 
 if __name__ == "__main__":
