@@ -30,7 +30,7 @@ class Goal:
         limit: a bound that a feasible value meets: at least the limit when maximising,
             at most when minimising.
         reference: the user's value that bounds the hypervolume; None derives it from the
-            measured base and parents.
+            measured base and parents, or from the first trials.
     """
 
     metric: str
@@ -91,7 +91,8 @@ def reference_point(goals: Sequence[Goal], measured: Array) -> Array:
 
     Args:
         goals: m goals.
-        measured: ``(n, m)`` finite losses of the base and the parents, n >= 1.
+        measured: ``(n, m)`` finite losses of the base and the parents, or of the first trials,
+            n >= 1.
 
     Returns:
         ``(m,)``; where all measured losses agree, a tenth of their size (or 0.1) beyond them.

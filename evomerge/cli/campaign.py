@@ -57,8 +57,9 @@ def check(*, campaign: Path, as_json: bool) -> int:
     """
     from evomerge.recipe.campaign import Campaign
     from evomerge.recipe.preflight import preflight
+    from evomerge.study.forking import as_begun
 
-    findings = preflight(Campaign.load(campaign))
+    findings = preflight(as_begun(Campaign.load(campaign)))
     emit([finding.row() for finding in findings], as_json=as_json)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:

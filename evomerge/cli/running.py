@@ -17,6 +17,7 @@ from evomerge.interfaces import Sampler
 from evomerge.recipe.campaign import Campaign
 from evomerge.report.summary import front_rows
 from evomerge.study import loop
+from evomerge.study.forking import as_begun
 from evomerge.study.loop import Ending, RunResult
 from evomerge.study.study import Study
 
@@ -69,9 +70,11 @@ def search(
     """Run the loop under the live display."""
     asked = study.spend().trials
     limit = trials if trials is not None else study.limit
+    alone = "" if study.charter.parents else ", models not measured by themselves"
     say(
         f"study {study.folder}: {len(study.recipe.space)} parameters, {len(study.goals)} goals, "
-        f"sampler {study.sampler.name}" + (f"; resuming after {asked} trials" if asked else "; new")
+        f"sampler {study.sampler.name}{alone}"
+        + (f"; resuming after {asked} trials" if asked else "; new")
     )
     url = study.campaign.mirror_url()
     with watching(Progress(study, limit)) as watcher:
@@ -137,6 +140,7 @@ def plan_of(campaign: Campaign, *, workers: int | None, trials: int | None) -> d
     with Checkpoint.open(campaign.recipe.base) as base:
         bound = campaign.recipe.bind(base.tensors)
         size = sum(entry.size for entry in base.tensors.values())
+    parents = as_begun(campaign).measures_parents
     limit = trials or campaign.budget.trials
     problem = SearchProblem(bound.space, len(campaign.goals), limit, campaign.seed)
     return {
@@ -150,7 +154,7 @@ def plan_of(campaign: Campaign, *, workers: int | None, trials: int | None) -> d
         "sampler": described(
             make_sampler(campaign.sampler.name, problem, campaign.sampler.options)
         ),
-        "measured first": [reference.origin for reference in bound.references()],
+        "measured first": [r.origin for r in bound.references(parents=parents)],
         "trials": limit,
         "hours": campaign.budget.hours,
         **_spend(campaign),

@@ -21,6 +21,7 @@ from evomerge.export.writer import parent, write_checkpoint
 from evomerge.recipe.logit_fusion import LARGE, FusionFile, fusion_weights
 from evomerge.report.summary import front_rows
 from evomerge.study.inputs import CACHE, Input, changed_inputs
+from evomerge.study.references import model_of
 from evomerge.study.study import Study
 from evomerge.trial import SPLITS, Trial
 
@@ -237,7 +238,8 @@ def _own_folder(study: Study, origin: str) -> Path | None:
         return fusion.large if origin == "base" else None
     if origin == "base":
         return recipe.base
-    return recipe.models.get(origin.removeprefix("parent ")) if " " in origin else None
+    model = model_of(origin)
+    return None if model is None else recipe.models.get(model)
 
 
 def _check_parents(study: Study, lineage: Lineage) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from evomerge.errors import UsageError
 from evomerge.goals import Goal
@@ -32,12 +32,17 @@ from evomerge.recipe.specs import (
     ExportSpec,
     ItemSplits,
     ObjectiveSpec,
+    Parents,
     Racing,
     SamplerSpec,
+    measures_parents,
 )
 from evomerge.recipe.strict_yaml import load, read
 
 LOOKAHEAD = 4
+
+FROM_PARENTS = frozenset({"greedy_soup", "kinship", "nested_map"})
+"""Samplers that begin with what each model by itself scored."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Campaign:
         objectives: metric to what measures it; equal specs are evaluated once.
         items: how each objective's items are split.
         racing: how candidates race; None measures each on all search items.
+        parents: whether a new study measures each model by itself; see `measures_parents`.
         sampler: name and options.
         budget: whichever ends first; counted across resumes.
         study: the study's folder.
@@ -75,6 +81,7 @@ class Campaign:
     objectives: Mapping[str, ObjectiveSpec]
     items: ItemSplits
     racing: Racing | None
+    parents: Parents
     sampler: SamplerSpec
     budget: Budget
     study: Path
@@ -134,6 +141,14 @@ class Campaign:
         large = self.logit_fusion and self.logit_fusion.large
         return {"base": self.recipe.base, **self.recipe.models, **({LARGE: large} if large else {})}
 
+    @property
+    def measures_parents(self) -> bool:
+        """Whether a new study of this campaign measures each model by itself; it then stays so."""
+        if self.parents != "auto":
+            return self.parents == "measured"
+        wanted = self.sampler.name in FROM_PARENTS
+        return wanted or measures_parents(len(self.recipe.models), self.budget.trials)
+
     def identity(self) -> dict[str, Any]:
         """What decides results, as canonical JSON; two campaigns that differ are two studies.
 
@@ -144,6 +159,7 @@ class Campaign:
         return {
             **({} if fusion is None else {"logit_fusion": fusion.identity()}),
             **({} if self.racing is None else {"racing": self.racing.to_json()}),
+            **({} if self.parents == "auto" else {"parents": self.parents}),
             **self.recipe.identity(),
             "goals": [
                 [g.metric, g.direction, g.limit, g.reference, self.objectives[g.metric].identity()]
@@ -184,6 +200,7 @@ def _read(top: Section, path: Path, source_text: str) -> Campaign:
         objectives={metric: spec for metric, (_, spec) in goals.items()},
         items=sections.items(top.section("items")),
         racing=sections.racing(top.section("racing")),
+        parents=cast(Parents, top.get("parents", word(*get_args(Parents)), "auto")),
         sampler=top.get("sampler", sections.sampler, SamplerSpec("auto")),
         budget=sections.budget(top),
         study=top.get("study", path_from(folder), folder / "runs" / f"{path.stem}.evomerge"),

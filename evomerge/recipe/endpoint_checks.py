@@ -32,18 +32,19 @@ def check_budget(budget: Budget, *, endpoints: bool, priced: bool) -> Iterator[F
 
 
 def check_mixing(
-    bind: Callable[[], BoundRecipe], mixes: Mapping[str, Mixing | None]
+    bind: Callable[[], BoundRecipe], mixes: Mapping[str, Mixing | None], *, parents: bool
 ) -> Iterator[Finding]:
     """Whether servers can mix what is searched.
 
     Args:
         bind: the recipe, for its base.
         mixes: metric to what its server can mix; None where it is given merges that we make.
+        parents: whether each model is measured by itself.
     """
     for metric, mixing in mixes.items():
         if mixing is None:
             continue
-        wrong = unmixable(bind(), mixing)
+        wrong = unmixable(bind(), mixing, parents=parents)
         if wrong is not None:
             yield refusal(f"goal {metric}", f"its server cannot mix what is searched: {wrong}")
         elif mixing.semantics == "factor":
@@ -53,12 +54,15 @@ def check_mixing(
             yield info(f"goal {metric}", f"its server sets weights by {mixing.per}")
 
 
-def unmixable(bound: BoundRecipe, mixing: Mixing) -> str | None:
+def unmixable(bound: BoundRecipe, mixing: Mixing, *, parents: bool) -> str | None:
     """Why a server cannot mix the references, or some of the space; None if it can mix all of it.
 
     Looks at the corners where all numbers are least or greatest, or but one of them.
+
+    Args:
+        parents: whether each model is measured by itself.
     """
-    for reference in bound.references():
+    for reference in bound.references(parents=parents):
         candidate = bound.coefficients(reference.method, reference.parameters)
         if (wrong := mixing.problem(candidate)) is not None:
             return f"{reference.origin}: {wrong}"

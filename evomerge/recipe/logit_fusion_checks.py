@@ -62,7 +62,7 @@ def check_fusion(
         yield failure("logit_fusion", error)
     if fusion.server is not None:
         yield from _remote(fusion.server)
-    yield from _space(lambda: campaign.recipe.bind(base.tensors))
+    yield from _space(lambda: campaign.recipe.bind(base.tensors), parents=campaign.measures_parents)
     for metric, objective in objectives.items():
         if not getattr(objective, "reads_logits", False):
             text = "it wants one merged model, and logit fusion makes none"
@@ -135,9 +135,9 @@ def _memory(campaign: Campaign, models: list[Checkpoint]) -> Iterator[Finding]:
     yield (warning if short else info)("memory", f"{text}; {in_bytes(free)} are free")
 
 
-def _space(bind: Callable[[], BoundRecipe]) -> Iterator[Finding]:
+def _space(bind: Callable[[], BoundRecipe], *, parents: bool) -> Iterator[Finding]:
     try:
-        wrong = unmixable(bind(), MIXING)
+        wrong = unmixable(bind(), MIXING, parents=parents)
     except EvomergeError:  # then it was found already
         return
     if wrong is not None:

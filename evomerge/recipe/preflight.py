@@ -124,7 +124,8 @@ def _search(campaign: Campaign, base: Checkpoint) -> Iterator[Finding]:
         f"{len(campaign.recipe.models)} models x {len(bound.groups)} tensor groups: "
         f"{dimensions} parameters",
     )
-    outside = [r.origin for r in bound.references() if _no_point(bound, r.method, r.parameters)]
+    first = bound.references(parents=campaign.measures_parents)
+    outside = [r.origin for r in first if _no_point(bound, r.method, r.parameters)]
     if outside:
         text = f"ranges and pins cannot express {', '.join(outside)}"
         yield info("space", f"{text}; measured all the same, but the sampler does not see them")
@@ -138,20 +139,26 @@ def _no_point(bound: BoundRecipe, method: str, parameters: Any) -> bool:
 
 
 def _budget(campaign: Campaign, bound: BoundRecipe) -> Iterator[Finding]:
-    first, dimensions = len(bound.references()), len(bound.space)
+    parents, models = campaign.measures_parents, len(campaign.recipe.models)
+    first, dimensions = len(bound.references(parents=parents)), len(bound.space)
     trials = campaign.budget.trials
+    of = "" if trials is None else " of the trials"
+    more = f"'parents: measured' would take {models}{of}"
+    left_out = "" if parents else f"; the {models} models are not measured by themselves ({more})"
     if dimensions == 0:
-        text = "every number is pinned; only the base, the models, their average"
-        yield warning("budget", f"{text} and warm starts are measured")
+        alone = "the models, " if parents else ""
+        text = f"every number is pinned; only the base, {alone}the models' average and warm starts"
+        yield warning("budget", f"{text} are measured{left_out}")
     elif trials is None:
         text = f"{first} references come first; then the time decides how many trials there are"
-        yield info("budget", text)
+        yield info("budget", f"{text}{left_out}")
     elif trials <= first:
         text = f"{trials} trials do not reach beyond the {first} references that come first"
-        yield warning("budget", f"{text}; nothing is searched")
+        hint = f"; 'parents: unmeasured' leaves {models} of them out" if parents else ""
+        yield warning("budget", f"{text}; nothing is searched{hint}")
     else:
         text = f"{trials} trials: {first} references, {trials - first} proposals"
-        yield info("budget", f"{text} for {dimensions} parameters")
+        yield info("budget", f"{text} for {dimensions} parameters{left_out}")
         if trials - first <= dimensions:
             hint = "fewer groups, 'shared: true' or more trials would help"
             yield warning("budget", f"fewer proposals than parameters; {hint}")
@@ -204,7 +211,9 @@ def _endpoints(
     )
     mixes = {metric: getattr(made[metric], "mixing", None) for metric in clients}
     with suppress(EvomergeError):  # then it was found already
-        yield from check_mixing(lambda: campaign.recipe.bind(base.tensors), mixes)
+        yield from check_mixing(
+            lambda: campaign.recipe.bind(base.tensors), mixes, parents=campaign.measures_parents
+        )
 
 
 def _objectives(

@@ -38,7 +38,7 @@ PLAIN_METHOD = "sparse_signed"
 
 
 class Reference(NamedTuple):
-    """A candidate that every study measures first."""
+    """A candidate that a study measures first."""
 
     origin: str
     method: str
@@ -210,8 +210,12 @@ class BoundRecipe:
             for group, layers in found.items()
         }
 
-    def references(self) -> tuple[Reference, ...]:
-        """The base, each parent, their uniform average, then the warm starts."""
+    def references(self, *, parents: bool = True) -> tuple[Reference, ...]:
+        """The base, each parent, their uniform average, then the warm starts.
+
+        Args:
+            parents: False leaves the parents out.
+        """
         models, method = self.recipe.models, self.recipe.method
         traits = method_named(method).traits
         average = method if traits.average else PLAIN_METHOD
@@ -221,7 +225,7 @@ class BoundRecipe:
             Reference("base", method, self._everywhere(method, dict.fromkeys(models, 0.0))),
             *(
                 Reference(f"parent {name}", method, self._everywhere(method, {name: 1.0}))
-                for name in models
+                for name in (models if parents else ())
             ),
             Reference("uniform", average, self._everywhere(average, dict.fromkeys(models, share))),
             *(

@@ -18,6 +18,24 @@ REACHING = frozenset(
 """Options of endpoints that a running study may change."""
 
 
+Parents = Literal["auto", "measured", "unmeasured"]
+"""Whether each model is measured by itself before the search."""
+
+FEW_PARENTS = 8
+"""Up to so many models are measured by themselves whatever the budget."""
+
+
+def measures_parents(models: int, trials: int | None) -> bool:
+    """Whether ``parents: auto`` measures each model by itself.
+
+    Not where more than `FEW_PARENTS` would take more than a quarter of the budget.
+
+    Args:
+        trials: of the budget; None if only time is limited.
+    """
+    return trials is None or models <= FEW_PARENTS or 4 * models <= trials
+
+
 @dataclass(frozen=True)
 class ObjectiveSpec:
     """What measures a metric.

@@ -12,6 +12,7 @@ from itertools import combinations
 
 from evomerge.goals import Goal
 from evomerge.report.chart import Mark, scatter, step_line
+from evomerge.study.references import model_of
 from evomerge.trial import Measured, Split, Trial
 
 REFERENCES = {"base": "base", "uniform": "uniform"}
@@ -94,7 +95,7 @@ def _fronts(content: Content) -> str:
     return (
         "<h2>The front</h2><p>Means over the search items, which every trial was measured on, in "
         "the goals' own units. Hover a mark for its trial.</p>"
-        f'{_legend()}<div class="panels">{panels}</div>'
+        f'{_legend(content)}<div class="panels">{panels}</div>'
     )
 
 
@@ -130,22 +131,25 @@ def _mark(trial: Trial, x: str, y: str, on_front: bool) -> Mark | None:
         along.mean,
         kind,
         f"trial {trial.number}, {origin}: {x} {across.mean:.4g}, {y} {along.mean:.4g}",
-        "" if kind in ("front", "trial") else origin.removeprefix("parent "),
+        "" if kind in ("front", "trial") else model_of(origin) or origin,
         across.standard_error or 0.0,
         along.standard_error or 0.0,
     )
 
 
 def _kind(origin: str) -> str | None:
-    return "parent" if origin.startswith("parent ") else REFERENCES.get(origin)
+    return REFERENCES.get(origin) if model_of(origin) is None else "parent"
 
 
 def _value(trial: Trial, metric: str) -> Measured | None:
     return trial.results.get("search", {}).get(metric)
 
 
-def _legend() -> str:
-    rows = "".join(f"<li>{_swatch(kind)}{escape(text)}</li>" for kind, text in LEGEND)
+def _legend(content: Content) -> str:
+    there = {"front", "trial", *(_kind(trial.candidate.origin) for trial in content.measured)}
+    rows = "".join(
+        f"<li>{_swatch(kind)}{escape(text)}</li>" for kind, text in LEGEND if kind in there
+    )
     return f'<ul class="legend">{rows}</ul>'
 
 

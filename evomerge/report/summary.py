@@ -39,6 +39,7 @@ def status_of(study: Study) -> dict[str, Any]:
         "trials": spend.trials,
         "budget": study.limit,
         **{state.value: states[state] for state in TrialState},
+        **({} if study.charter.parents else {"parents": "unmeasured"}),
         **economy(study, trials),
         "front": len(study.front(chosen_on(trials))),
         "hypervolume": study.hypervolume(),
@@ -160,6 +161,8 @@ def content_of(study: Study) -> Content:
     compared = compare(study)
     if compared is not None:
         facts.append(("control", str(compared)))
+    if not study.charter.parents:
+        facts.append(("models", "not measured by themselves"))
     facts.append(("seed", str(study.seed)))
     return Content(
         name=study.name,

@@ -139,7 +139,7 @@ class Asking:
     def add_aside(self, origin: str, method: str, parameters: Mapping[str, float]) -> Candidate:
         """A pending trial beside the search; see `evomerge.study.asides`."""
         if self.asked < self.charter.references:
-            raise StudyError("the base and the models come first; the study has not begun")
+            raise StudyError("the references come first; the study has not begun")
         candidate = Candidate(self.asked, origin, method, dict(parameters), None)
         with self.database.transaction("aside"):
             store_candidate(self.database, candidate, own=False, note={})
@@ -167,7 +167,8 @@ class Asking:
         place = place_of(number, asides)
         if number < self.charter.references:
             recipe = self.source.recipe
-            origin, method, parameters = recipe.references()[number]
+            references = recipe.references(parents=self.charter.parents)
+            origin, method, parameters = references[number]
             point = recipe.point_of(parameters, method=method)
             step = _Step(Candidate(number, origin, method, dict(parameters), point), False, {})
         else:

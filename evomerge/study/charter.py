@@ -32,10 +32,11 @@ class Charter:
         counts: how many items each metric's objective has; None without items.
         splits: how each objective's items are split.
         references: how many of the first trials are the base, the parents and the like.
-        anchors: numbers of the base's and the parents' trials, which set the reference point.
+        anchors: the trials that set the reference point, by their numbers without asides.
         carried: how many further trials a fork brought along, right after the references.
         forked_from: the folder of the study that this one is a fork of.
         racing: how candidates race; None measures each on all search items.
+        parents: whether each model is measured by itself, among the references.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Charter:
     carried: int = 0
     forked_from: str | None = None
     racing: Racing | None = None
+    parents: bool = True
 
     def to_json(self) -> str:
         """Canonical JSON."""
@@ -95,12 +97,17 @@ class Charter:
         """The goals' metrics, in their order."""
         return tuple(goal.metric for goal in self.goals)
 
+    @property
+    def planned(self) -> int | None:
+        """How many trials samplers plan with, those that a fork brought along among them."""
+        return None if self.trials is None else self.trials + self.carried
+
     def problem(self, space: Space) -> SearchProblem:
         """What a sampler is made for."""
         return SearchProblem(
             space=space,
             goals=len(self.goals),
-            trials=None if self.trials is None else self.trials + self.carried,
+            trials=self.planned,
             seed=self.seed,
             limits=loss_limits(self.goals),
         )

@@ -1,8 +1,8 @@
 """The confirmation phase: what chose a merge never also reports it.
 
 The front on the search items is flattered by its choosing. So its members, and the base, the
-parents and the uniform average beside them, are measured on the selection items, which decide the
-final front, and on the test items, which nothing but the report looks at.
+uniform average and the parents that the study measured beside them, are measured on the selection
+items, which decide the final front, and on the test items, which nothing but the report looks at.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Its trials are asides, so the sampler never sees them and asks what it would have asked; no front
 and no hypervolume of the study counts them. They come after the search, are measured on all search
-items, and their front is confirmed like the study's. The base, the models and their average belong
-to both.
+items, and their front is confirmed like the study's. The references belong to both.
 """
 
 from __future__ import annotations

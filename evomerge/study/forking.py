@@ -22,6 +22,7 @@ from evomerge.study.database import Database
 from evomerge.study.inputs import CACHE, CODE, Input, changed_inputs, load_inputs, read_inputs
 from evomerge.study.lock import Lock
 from evomerge.study.opening import LOGGER, Held
+from evomerge.study.references import model_of
 from evomerge.study.rows import load_scores, load_trials, store_candidate, store_scores
 from evomerge.study.telling import Telling
 from evomerge.trial import SPLITS, Candidate, Trial, TrialState
@@ -64,6 +65,14 @@ def find(campaign: Campaign) -> Path:
         if charter is not None and charter.identity == identity:
             return place
     return campaign.study
+
+
+def as_begun(campaign: Campaign) -> Campaign:
+    """The campaign, with `parents` as its study has it; a campaign that has none as it is."""
+    charter = _charter_of(find(campaign))
+    if charter is None or charter.identity != opening.plain(campaign.identity()):
+        return campaign
+    return replace(campaign, parents="measured" if charter.parents else "unmeasured")
 
 
 def forks_of(place: Path) -> Iterator[Path]:
@@ -114,10 +123,13 @@ def _fill(campaign: Campaign, place: Path, target: Path, old: Database, new: Dat
         reasons = obstacles(before, fresh, load_inputs(old), inputs)
         ended = [t for t in load_trials(old) if t.state in _ENDED and t.chance is None]
         trials = [] if reasons else ended
-        plan = _carried(opening.bind(campaign), trials)
+        bound = opening.bind(campaign)
+        plan = _carried(bound, trials, parents=fresh.parents)
         charter = replace(
             fresh, carried=len(plan) - fresh.references, forked_from=str(place.resolve())
         )
+        anchors = opening.anchors(bound, parents=fresh.parents, trials=charter.planned)
+        charter = replace(charter, anchors=anchors)
         with new.transaction("create"):
             opening.store_new(new, campaign, charter, inputs)
             _copy(old, new, charter, plan)
@@ -159,11 +171,11 @@ class _Step:
     trial: Trial | None
 
 
-def _carried(recipe: BoundRecipe, trials: Sequence[Trial]) -> list[_Step]:
-    """The references, then whatever else lies in the new space; numbered from 0."""
+def _carried(recipe: BoundRecipe, trials: Sequence[Trial], *, parents: bool) -> list[_Step]:
+    """The references, then whatever else lies in the new space, and parents; numbered from 0."""
     by_content = {_content(t.candidate.method, t.candidate.parameters): t for t in trials}
     steps: list[_Step] = []
-    for origin, method, parameters in recipe.references():
+    for origin, method, parameters in recipe.references(parents=parents):
         point = recipe.point_of(parameters, method=method)
         candidate = Candidate(len(steps), origin, method, dict(parameters), point)
         steps.append(_Step(candidate, by_content.pop(_content(method, parameters), None)))
@@ -173,7 +185,7 @@ def _carried(recipe: BoundRecipe, trials: Sequence[Trial]) -> list[_Step]:
             point = recipe.point_of(candidate.parameters, method=candidate.method)
         except UsageError:
             continue
-        if point is not None:
+        if point is not None or model_of(candidate.origin):
             origin = f"{candidate.origin}, trial {trial.number} of the fork's source"
             moved = replace(candidate, number=len(steps), origin=origin, point=point)
             steps.append(_Step(moved, trial))

@@ -29,6 +29,7 @@ from evomerge.study.inputs import (
     store_inputs,
 )
 from evomerge.study.lock import Lock
+from evomerge.study.references import model_of
 from evomerge.study.schema import MIGRATIONS, RACES, READABLE_BY
 from evomerge.study.telling import store_reference
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from evomerge.recipe.recipe import BoundRecipe
 
 LOGGER = logging.getLogger("evomerge")
+
+ANCHORS = 12
+"""Trials that set the reference point of a study whose models are not measured by themselves."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def store_new(
 
 def new_charter(campaign: Campaign, place: Path) -> Charter:
     """What a new study of this campaign fixes."""
-    origins = [reference.origin for reference in bind(campaign).references()]
+    bound, parents = bind(campaign), campaign.measures_parents
     charter = Charter(
         name=place.name.removesuffix(".evomerge"),
         created=time.time(),
@@ -139,9 +143,10 @@ def new_charter(campaign: Campaign, place: Path) -> Charter:
         trials=campaign.budget.trials,
         counts=item_counts(campaign),
         splits=campaign.items,
-        references=len(origins),
-        anchors=tuple(i for i, name in enumerate(origins) if name.split(" ")[0] in _ANCHORS),
+        references=len(bound.references(parents=parents)),
+        anchors=anchors(bound, parents=parents, trials=campaign.budget.trials),
         racing=campaign.racing,
+        parents=parents,
     )
     without = [metric for metric, count in charter.counts.items() if count is None]
     if charter.racing is not None and without:
@@ -155,7 +160,21 @@ def new_charter(campaign: Campaign, place: Path) -> Charter:
     return charter
 
 
-_ANCHORS = ("base", "parent")
+def anchors(bound: BoundRecipe, *, parents: bool, trials: int | None) -> tuple[int, ...]:
+    """The trials that set the reference point: base and parents, or else the first `ANCHORS`.
+
+    The base alone would not do: few merges beat it in every goal, and no others would count.
+
+    Args:
+        parents: whether each model is measured by itself.
+        trials: how many the study will have; None if only time limits it.
+    """
+    references = bound.references(parents=parents)
+    if parents:
+        found = enumerate(reference.origin for reference in references)
+        return tuple(i for i, origin in found if origin == "base" or model_of(origin))
+    most = ANCHORS if len(bound.space) else len(references)
+    return tuple(range(min(ANCHORS, most, trials or ANCHORS)))
 
 
 def item_counts(campaign: Campaign) -> dict[str, int | None]:

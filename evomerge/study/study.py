@@ -341,7 +341,7 @@ class Study:
     def reference_point(self) -> Array | None:
         """The loss vector that bounds the hypervolume, ``(m,)``.
 
-        None until the base and the parents have ended; from then on it never changes.
+        None until the charter's anchors have ended; from then on it never changes.
         """
         return stored_reference(self._database)
 

@@ -12,6 +12,7 @@ from evomerge.errors import StudyError, UsageError
 from evomerge.goals import losses, reference_point
 from evomerge.space import Array
 from evomerge.study import journal
+from evomerge.study.asides import load_asides, number_at
 from evomerge.study.charter import Charter
 from evomerge.study.database import Database, Row
 from evomerge.study.digests import candidate_digest, digest
@@ -298,13 +299,18 @@ class Telling:
         return found[0]
 
     def settle_reference(self) -> None:
-        """Fixes the reference point, once: when the base and all parents have ended."""
+        """Fixes the reference point, once: when all anchors have ended.
+
+        Those that failed say nothing of it, nor do those that lost a race.
+        """
         if stored_reference(self.database) is not None:
             return
-        anchors = [self._asked_trial(number) for number in self.charter.anchors]
+        asides = load_asides(self.database)
+        anchors = [self._asked_trial(number_at(a, asides)) for a in self.charter.anchors]
         if any(trial is None or trial.state not in _ENDED for trial in anchors):
             return
-        values = [trial.values() for trial in anchors if trial is not None]
+        whole = [trial for trial in anchors if trial is not None and trial.chance is None]
+        values = [trial.values() for trial in whole]
         measured = [value for value in values if value is not None]
         if measured:
             goals = self.charter.goals

@@ -105,6 +105,33 @@ def test_a_campaign_from_its_check_to_its_export(world: World) -> None:
     assert world.run("verify", "campaign.yaml", "--json").json == []
 
 
+def test_a_campaign_of_many_models_searches_from_the_third_trial_on(world: World) -> None:
+    """check, run, status and report say that the models were not measured; a resume keeps to it."""
+    nine = ", ".join(f"m{i}: {'math' if i % 2 else 'code'}" for i in range(9))
+    world.edit("{math: math, code: code}", f"{{{nine}}}")
+    world.edit("trials: 6", "trials: 14")
+    assert "the 9 models are not measured by themselves" in world.run("check", "campaign.yaml").text
+
+    done = world.run("run", "campaign.yaml", "--json")
+    assert done.code == 0, done
+    assert "models not measured by themselves; new" in done.err
+    listed = world.run("report", "study", "-o", "report.html")
+    page = (world / "report.html").read_text()
+    assert listed.code == 0
+    assert "models not measured by themselves" in page
+    assert "uniform average" in page
+    assert ">parents<" not in page
+
+    world.edit("trials: 14", "trials: 100")  # of which a new study would give them nine
+    plan = world.run("run", "campaign.yaml", "--dry-run", "--json").json
+    assert plan["measured_first"] == ["base", "uniform"]
+    assert world.run("run", "campaign.yaml", "--trials", "16").code == 0
+    status = world.run("status", "study", "--json").json
+    assert (status["done"], status["parents"]) == (16, "unmeasured")
+    assert status["hypervolume"] > 0
+    assert world.run("verify", "campaign.yaml", "--json").json == []
+
+
 def test_tables_on_a_pipe_are_whole_lines(world: World) -> None:
     assert world.run("ask", "campaign.yaml", "-n", "2").code == 0
     assert world.run("tell", "study", "0", "near=1", "small=2").code == 0

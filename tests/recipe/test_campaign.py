@@ -13,7 +13,14 @@ from evomerge.errors import CampaignError, UsageError
 from evomerge.goals import Goal
 from evomerge.recipe.campaign import Campaign
 from evomerge.recipe.pins import Pin
-from evomerge.recipe.specs import Budget, ExportSpec, ItemSplits, ObjectiveSpec, SamplerSpec
+from evomerge.recipe.specs import (
+    Budget,
+    ExportSpec,
+    ItemSplits,
+    ObjectiveSpec,
+    SamplerSpec,
+    measures_parents,
+)
 
 FULL = """\
 base: models/base
@@ -36,6 +43,7 @@ goals:
     reference: 1
 items: {search: 50%, selection: 0.25, test: 25%, seed: 3}
 sampler: {name: cma, sigma: 0.2}
+parents: unmeasured
 budget: {trials: 200, hours: 1.5}
 study: runs/demo.evomerge
 engine: local
@@ -80,6 +88,7 @@ def test_every_key_of_the_file_has_its_value() -> None:
     }
     assert campaign.items == ItemSplits(0.5, 0.25, 0.25, seed=3)
     assert campaign.sampler == SamplerSpec("cma", {"sigma": 0.2})
+    assert (campaign.parents, campaign.measures_parents) == ("unmeasured", False)
     assert campaign.budget == Budget(trials=200, hours=1.5)
     assert campaign.study == here / "runs/demo.evomerge"
     assert campaign.name == "demo"
@@ -116,6 +125,7 @@ def test_a_small_file_gets_the_defaults() -> None:
     assert campaign.sampler == SamplerSpec("auto")
     assert campaign.study == Path("/here/runs/c.evomerge")
     assert (campaign.export, campaign.workers, campaign.timeout) == (None, None, None)
+    assert (campaign.parents, campaign.measures_parents) == ("auto", True)
     assert (campaign.seed, campaign.lookahead, campaign.isolate) == (0, 4, False)
     assert campaign.recipe.grouping.layers == "all"
 
@@ -138,6 +148,34 @@ def test_paths_start_at_the_file_and_know_the_home_folder(
         "code": Path("/abs/code"),
     }
     assert campaign.study == folder / "runs/kampagne é.evomerge"
+
+
+@pytest.mark.parametrize(
+    ("models", "trials", "measured"),
+    [
+        (8, 9, True),
+        (9, 35, False),
+        (9, 36, True),  # a quarter of the budget
+        (100, 399, False),
+        (100, None, True),
+    ],
+)
+def test_many_models_are_measured_by_themselves_where_most_of_the_budget_is_left(
+    models: int, trials: int | None, measured: bool
+) -> None:
+    assert measures_parents(models, trials) is measured
+
+
+@pytest.mark.parametrize(
+    ("more", "measured"),
+    [("", False), ("parents: measured", True), ("sampler: greedy_soup", True)],
+)
+def test_models_are_measured_where_the_file_or_its_sampler_wants_them(
+    more: str, measured: bool
+) -> None:
+    models = ", ".join(f"m{i}: math" for i in range(9))
+    text = SMALL.replace("math: math", models) + more
+    assert Campaign.parse(text, "c.yaml").measures_parents is measured
 
 
 def identity(text: str) -> str:

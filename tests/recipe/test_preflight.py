@@ -182,6 +182,20 @@ def test_arithmetic_that_does_not_add_up(
     assert any(words in line for line in warnings(tmp_path, TEXT.replace(old, new)))
 
 
+def test_the_budget_says_what_becomes_of_many_models(make: Make, tmp_path: Path) -> None:
+    three(make)
+    nine = ", ".join(f"m{i}: math" for i in range(9))
+    text = TEXT.replace("math: math, code: code", nine).replace("trials: 100", "trials: 10")
+    assert (
+        "budget: 10 trials: 2 references, 8 proposals for 72 parameters; the 9 models are not "
+        "measured by themselves ('parents: measured' would take 9 of the trials)"
+    ) in said(check(tmp_path, text), "info")
+    assert (
+        "budget: 10 trials do not reach beyond the 11 references that come first; nothing is "
+        "searched; 'parents: unmeasured' leaves 9 of them out"
+    ) in warnings(tmp_path, text + "parents: measured\n")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -131,6 +131,7 @@ def test_references_are_the_base_the_parents_and_their_average() -> None:
     recipe = bound("groups: {embeddings: base, head: average}", "{a: {path: a, weight: 0.7}, b: b}")
     plans = {r.origin: recipe.plan(r.method, r.parameters).tensors for r in recipe.references()}
     assert list(plans) == ["base", "parent a", "parent b", "uniform"]
+    assert [r.origin for r in recipe.references(parents=False)] == ["base", "uniform"]
     wanted = {"base": (0.0, 0.0), "parent a": (1.0, 0.0), "parent b": (0.0, 1.0)}
     for origin, pair in {**wanted, "uniform": (0.5, 0.5)}.items():
         # Neither the pinned weight nor the rules stand in the way.

@@ -58,7 +58,7 @@ class Subjects:
         return self._ensemble.client if fused else None
 
     def references(self) -> tuple[Reference, ...]:
-        """The base, each model, their average: what every study measures first."""
+        """The base, each model, their average: the merges that are known without a search."""
         return self._recipe.references()
 
     @contextmanager
