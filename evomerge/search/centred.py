@@ -3,7 +3,9 @@
 Merges far from a moderate sum of task vectors are mostly broken, and teach little about those near
 it. So the design takes the sum itself, the sum with larger weights, and Gaussian steps, in turn
 free for every parameter and smooth over depth. Four points are enough: the references come on top,
-and what the surrogate asks for teaches more.
+and what the surrogate asks for teaches more. Where the models are not among the references, the
+design has a point more for every four of them. A pool of many models is mostly of no use, so there
+weights and steps are smaller.
 """
 
 from __future__ import annotations
@@ -24,24 +26,38 @@ STEP = 0.15  # standard deviation in the unit cube
 _DENSITY = 0.5
 _LEAST_WEIGHT = 0.3
 _LARGER_WEIGHT = 0.6  # of the second point
+_UNKNOWN = 4  # unmeasured models for one more point
+_FEW, _CROWDED = 8, 1.5  # models whose weights are not made smaller, and the power for more
 
 
-def design_size(trials: int | None) -> int:
-    """How many points: 4, or a third of the budget if that is less."""
-    return DESIGN if trials is None else max(1, min(DESIGN, trials // 3))
+def design_size(trials: int | None, unmeasured: int = 0) -> int:
+    """How many points: 4 or more, or a third of the budget if that is less.
+
+    Args:
+        unmeasured: how many of the models are not among the references.
+    """
+    size = DESIGN + unmeasured // _UNKNOWN
+    return size if trials is None else max(1, min(size, trials // 3))
+
+
+def models_of(problem: SearchProblem) -> int:
+    """How many models have parameters of their own; 0 in a space without coordinates."""
+    places = [p.coordinate for p in problem.space.parameters]
+    return len({place.model for place in places if place is not None} - {None})
 
 
 def centre_of(problem: SearchProblem, references: Array) -> Array:
     """Task arithmetic with weights ``max(1 / models, 0.3)`` and density 0.5, ``(d,)``.
 
-    In a space without coordinates the mean of the references, or the middle of the cube.
+    Of more than 8 models 0.3 falls to ``0.3 (8 / models)^1.5``. In a space without coordinates the
+    mean of the references, or the middle of the cube.
 
     Args:
         references: ``(k, d)``, k >= 0.
     """
     if not _known(problem):
         return np.asarray(references.mean(axis=0)) if len(references) else _middle(problem)
-    return _constant(problem, None)
+    return _constant(problem, _LEAST_WEIGHT)
 
 
 def centred_point(problem: SearchProblem, centre: Array, index: int) -> Array:
@@ -52,7 +68,7 @@ def centred_point(problem: SearchProblem, centre: Array, index: int) -> Array:
         return _constant(problem, _LARGER_WEIGHT)
     rng = generator(problem.seed, "centred", index)
     step = smooth_steps(problem) if index % 2 and _known(problem) else free_steps(problem)
-    return folded(centre + STEP * step(rng, 1)[0])
+    return folded(centre + STEP * np.sqrt(_share(problem)) * step(rng, 1)[0])
 
 
 Steps = Callable[[np.random.Generator, int], Array]
@@ -81,13 +97,14 @@ def _middle(problem: SearchProblem) -> Array:
     return np.full(len(problem.space), 0.5)
 
 
-def _constant(problem: SearchProblem, weight: float | None) -> Array:
+def _share(problem: SearchProblem) -> float:
+    return float(min(1.0, _FEW / max(models_of(problem), 1)) ** _CROWDED)
+
+
+def _constant(problem: SearchProblem, weight: float) -> Array:
     parameters = problem.space.parameters
-    models = {p.coordinate.model for p in parameters if p.coordinate is not None} - {None}
-    wanted = {
-        "weight": max(1 / max(len(models), 1), _LEAST_WEIGHT) if weight is None else weight,
-        "density": _DENSITY,
-    }
+    weight = max(1 / max(models_of(problem), 1), weight * _share(problem))
+    wanted = {"weight": weight, "density": _DENSITY}
     middle = problem.space.values(_middle(problem))
     return problem.space.point({p.name: _value(p, wanted, middle[p.name]) for p in parameters})
 

@@ -17,6 +17,7 @@ from evomerge.search.centred import (
     centred_point,
     design_size,
     free_steps,
+    models_of,
     smooth_steps,
 )
 from evomerge.search.improvement import HypervolumeImprovement, hypervolume_improvement
@@ -77,7 +78,8 @@ class Knowledge:
 
         The first proposal's note keeps the design's size, which a longer budget does not change.
         """
-        size = self.design or design_size(self.problem.trials)
+        unmeasured = max(0, models_of(self.problem) - self.others)
+        size = self.design or design_size(self.problem.trials, unmeasured)
         if self.own >= size and self.ended:
             return None
         note = {"design": size} if self.own == 0 else {}
