@@ -6,6 +6,7 @@ import numpy as np
 
 from evomerge.interfaces import Surrogate
 from evomerge.search.centred import Steps
+from evomerge.search.coarse import Tie
 from evomerge.search.preferences import Criterion
 from evomerge.space import Array
 
@@ -27,6 +28,7 @@ def descend(
     steps: tuple[Steps, ...],
     rng: np.random.Generator,
     radius: float = RADIUS,
+    tie: Tie | None = None,
 ) -> tuple[Array, Array]:
     """Points that the surrogate thinks good, best first, ``(q, d)``, with their values ``(q,)``.
 
@@ -37,6 +39,7 @@ def descend(
         measured: ``(n, d)``, n >= 1.
         steps: what draws steps, one after the other in turn.
         radius: how far, per coordinate, a point may lie from the one that it starts from.
+        tie: of numbers that move together, if any do.
     """
     predicted = criterion.value(surrogate.predict(measured))
     origins = measured[np.argsort(predicted, kind="stable")[:_ORIGINS]]
@@ -45,20 +48,26 @@ def descend(
     draws = [steps[i % len(steps)](rng, 1)[0] for i in range(len(box))]
     spreads = np.tile(_SPREADS, len(origins))
     points = np.clip(box + spreads[:, None] * np.array(draws), low, high)
-    points = np.concatenate([_adam(surrogate, criterion, points, low, high), points])
+    points = np.concatenate([_adam(surrogate, criterion, points, low, high, tie), points])
     values = criterion.value(surrogate.predict(points))
     order = np.argsort(values, kind="stable")
     return points[order], values[order]
 
 
 def _adam(
-    surrogate: Surrogate, criterion: Criterion, points: Array, low: Array, high: Array
+    surrogate: Surrogate,
+    criterion: Criterion,
+    points: Array,
+    low: Array,
+    high: Array,
+    tie: Tie | None,
 ) -> Array:
     mean, square = np.zeros_like(points), np.zeros_like(points)
     slow, fast = _DECAYS
     for step in range(1, _STEPS + 1):
         prediction, pull = surrogate.linearise(points)
         gradient = pull(*criterion.slopes(prediction))
+        gradient = gradient if tie is None else tie(gradient)
         mean = slow * mean + (1 - slow) * gradient
         square = fast * square + (1 - fast) * gradient**2
         direction = mean / (1 - slow**step) / (np.sqrt(square / (1 - fast**step)) + 1e-12)

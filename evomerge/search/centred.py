@@ -60,14 +60,25 @@ def centre_of(problem: SearchProblem, references: Array) -> Array:
     return _constant(problem, _LEAST_WEIGHT)
 
 
-def centred_point(problem: SearchProblem, centre: Array, index: int) -> Array:
-    """Point `index` >= 0 of the design, ``(d,)`` in [0, 1]."""
+def centred_point(
+    problem: SearchProblem, centre: Array, index: int, *, coarse: bool = False
+) -> Array:
+    """Point `index` >= 0 of the design, ``(d,)`` in [0, 1].
+
+    Args:
+        coarse: steps are the same at every depth.
+    """
     if index == 0:
         return centre
     if index == 1 and _known(problem):
         return _constant(problem, _LARGER_WEIGHT)
     rng = generator(problem.seed, "centred", index)
-    step = smooth_steps(problem) if index % 2 and _known(problem) else free_steps(problem)
+    if not _known(problem):
+        step = free_steps(problem)
+    elif coarse:
+        step = constant_steps(problem)
+    else:
+        step = smooth_steps(problem) if index % 2 else free_steps(problem)
     return folded(centre + STEP * np.sqrt(_share(problem)) * step(rng, 1)[0])
 
 
@@ -81,9 +92,18 @@ def free_steps(problem: SearchProblem) -> Steps:
 
 def smooth_steps(problem: SearchProblem) -> Steps:
     """Draws of standard normal steps that are smooth over depth, each model on its own."""
+    return _structured_steps(problem, 1)
+
+
+def constant_steps(problem: SearchProblem) -> Steps:
+    """Draws of standard normal steps that are the same at every depth, each model on its own."""
+    return _structured_steps(problem, 0)
+
+
+def _structured_steps(problem: SearchProblem, share: int) -> Steps:
     structure = structure_of([p.coordinate for p in problem.space.parameters])
-    smooth = 1 if structure.depths > 1 else 0
-    chosen = [i for i, (_, a, b) in enumerate(structure.members) if a == 0 and b == smooth]
+    share = share if structure.depths > 1 else 0
+    chosen = [i for i, (_, a, b) in enumerate(structure.members) if a == 0 and b == share]
     values, vectors = np.linalg.eigh(structure.components[chosen].sum(axis=0))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return lambda rng, count: rng.normal(size=(count, len(root))) @ root.T

@@ -15,11 +15,13 @@ from evomerge.search.centred import (
     Steps,
     centre_of,
     centred_point,
+    constant_steps,
     design_size,
     free_steps,
     models_of,
     smooth_steps,
 )
+from evomerge.search.coarse import Tie, is_coarse, tie
 from evomerge.search.improvement import HypervolumeImprovement, hypervolume_improvement
 from evomerge.search.preferences import Preference, draw, ranges
 from evomerge.search.quasirandom import folded
@@ -83,7 +85,8 @@ class Knowledge:
         if self.own >= size and self.ended:
             return None
         note = {"design": size} if self.own == 0 else {}
-        return Proposal(centred_point(self.problem, self.centre, self.own), note)
+        point = centred_point(self.problem, self.centre, self.own, coarse=self.is_coarse)
+        return Proposal(point, note)
 
     @property
     def design(self) -> int | None:
@@ -208,9 +211,34 @@ class Knowledge:
             "foretold": _rows(surrogate.predict(point[None])),
         }
 
-    @cached_property
+    @property
+    def is_coarse(self) -> bool:
+        """Whether numbers move together still; see `evomerge.search.coarse`."""
+        return is_coarse(self.problem, self.own + self.others)
+
+    @property
+    def tie(self) -> Tie | None:
+        """Of numbers that move together, if any do."""
+        return self._tie if self.is_coarse else None
+
+    @property
     def steps(self) -> tuple[Steps, ...]:
-        """What draws steps away from points: free ones, and smooth ones where there is depth."""
+        """What draws steps away from points: free ones, and smooth ones where there is depth.
+
+        Where numbers move together, only steps that are the same at every depth.
+        """
+        return (self._constant_steps,) if self.is_coarse else self._fine_steps
+
+    @cached_property
+    def _tie(self) -> Tie:
+        return tie(self.problem)
+
+    @cached_property
+    def _constant_steps(self) -> Steps:
+        return constant_steps(self.problem)
+
+    @cached_property
+    def _fine_steps(self) -> tuple[Steps, ...]:
         if any(p.coordinate is None for p in self.problem.space.parameters):
             return (free_steps(self.problem),)
         return free_steps(self.problem), smooth_steps(self.problem)

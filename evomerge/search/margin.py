@@ -56,7 +56,9 @@ class MarginSampler:
             return surrogate
         criterion = self._criterion(surrogate, number, rng)
         measured, believing = known.history().points, surrogate.believing(known.pending)
-        points, _ = descend(believing, criterion, measured, known.steps, rng, known.radius)
+        points, _ = descend(
+            believing, criterion, measured, known.steps, rng, known.radius, known.tie
+        )
         point = known.unasked(points, rng)
         return Proposal(point, known.told(surrogate, point))
 
