@@ -5,10 +5,10 @@
 
 The peers of `peers.py`, MAP and `auto`; a seed decides the search items and the search. A peer's
 column n is what it would hand over after n merges of its own, with the references (base, models,
-average) given to it for nothing; of `auto` and `map` the references count. `auto` is asked four
-trials ahead, as four workers would. One line of JSON per run goes to ``bars/LANDSCAPE.jsonl`` as
-soon as it has ended, and what stands there is not run again; ``--fresh`` runs `auto` and `map`
-again where their sources have changed since.
+average) given to it for nothing; of `auto` and `map` those count that a campaign measures. `auto`
+is asked four trials ahead, as four workers would. One line of JSON per run goes to
+``bars/LANDSCAPE.jsonl`` as soon as it has ended, and what stands there is not run again;
+``--fresh`` runs `auto` and `map` again where their sources have changed since.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from campaign import run
 from judging import Judge
 from margins import believed
 from peers import PEERS, archive_of
-from problem import Problem, Remembered
+from problem import Problem, Remembered, measured_first
 from problems import GOALS, SPACES, make
 
 import evomerge
@@ -63,16 +63,17 @@ METHODS: Mapping[str, Method] = {
     "nsga3": Method((2, 4), (2000,)),
     "cma": Method((1,), (1000,)),
     "random": Method(GOALS, (500,)),
-    "tpe": Method(GOALS, (500,), seeds=5),
+    "tpe": Method(GOALS, (500,)),
     "map": Method(GOALS, (50, 200, 500), seeds=3),
     "botorch": Method(GOALS, (100,), seeds=2),
 }
 SLOW = {"language": 500}
 """Landscapes that measure ten merges a second: no run is longer there."""
-ALIKE = {"77d913883b9c": {"bd81f9c49228", "64e346da3960"}}
+ALIKE = {"516537ecd8e5": {"bd81f9c49228", "64e346da3960", "77d913883b9c"}}
 """By a mark of sources: earlier ones whose asks are the same here, as a few runs of each showed.
 What changed after the first is for trials that fail or race, and losses without standard errors;
-no race of `racing.py` is kept from it. After the second nothing changed but who reads failures."""
+no race of `racing.py` is kept from it. After the third it is for pools and wide spaces; no run on
+the pool is kept from before."""
 
 
 def sources() -> str:
@@ -101,7 +102,8 @@ def found(problem: Problem, method: str, seed: int, runs: Sequence[int]) -> Foun
         else:
             searched = SearchProblem(problem.space, problem.goals, trials, seed)
             sampler = make_sampler(method.split()[0], searched, {})
-            points, values = run(sampler, problem.values, given, trials, items=problem.items)
+            first = measured_first(problem, trials)
+            points, values = run(sampler, problem.values, first, trials, items=problem.items)
             columns = [trials] if method == "map" else columns
             ends = columns
         for column, end in zip(map(str, columns), ends, strict=True):

@@ -15,7 +15,7 @@ import argparse
 
 import numpy as np
 from campaign import MemoryLog, observed, run
-from problem import Problem, Remembered
+from problem import Problem, Remembered, measured_first
 from problems import make
 
 from evomerge.interfaces import Asked, Log, Prediction, Proposal, SearchProblem
@@ -64,7 +64,7 @@ def checked(problem: Problem, seed: int) -> Array:
     """Coverages and explained shares, ``(2, 3)``: of the next trials, and of points around."""
     searched = SearchProblem(problem.space, problem.goals, TRIALS, seed)
     sampler = Noted(searched)
-    references = problem.references()
+    references = measured_first(problem, TRIALS)
     points, values = run(sampler, problem.values, references, TRIALS, items=problem.items)
     log = MemoryLog()
     for number, (point, value) in enumerate(zip(points[:FITTED], values, strict=False)):

@@ -20,7 +20,7 @@ import numpy as np
 from campaign import MemoryLog, observed, run
 from digits import Digits
 from judging import Judge
-from problem import Problem
+from problem import Problem, measured_first
 
 from evomerge.interfaces import Asked, SearchProblem
 from evomerge.search.margin import MarginSampler
@@ -64,7 +64,7 @@ def campaign(problem: Digits, sampler: str, seed: int, trials: int) -> Rows:
 
 def believed(searched: SearchProblem, points: Array, values: Array, problem: Problem) -> Array:
     """What the surrogate of `margin` says of the measured points, ``(n, m)`` losses."""
-    log, given = MemoryLog(), len(problem.references())
+    log, given = MemoryLog(), len(measured_first(problem, searched.trials))
     for number, (point, value) in enumerate(zip(points, values, strict=True)):
         log.entries.append(Asked(number, point, number >= given, {}))
         log.entries.append(observed(number, point, value, problem.items))

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from evomerge.interfaces import ItemLosses
+from evomerge.recipe.specs import measures_parents
 from evomerge.space import Array, Coordinate, Parameter, Space
 
 
@@ -122,6 +123,12 @@ class Merging(ABC):
             model, _, field = parameter.name.split("/")
             values[parameter.name] = float(weights[int(model[1:])]) if field == "weight" else 1.0
         return self.space.point(values)
+
+
+def measured_first(problem: Problem, trials: int | None) -> list[Array]:
+    """The references that a campaign of so many trials begins with: see `measures_parents`."""
+    base, *models, average = problem.references()
+    return [base, *(models if measures_parents(len(models), trials) else []), average]
 
 
 class Remembered:

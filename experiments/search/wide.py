@@ -4,8 +4,9 @@
 
 Every landscape twice: with numbers per model and block of the network, and with the same numbers
 for all blocks, which the first space contains. Asks are made four trials ahead; the columns are the
-worth on unseen items (`judging.py`) of what measured scores choose after so many evaluations, the
-references among them; ``auto model`` has what the surrogate of `auto` chooses instead. The peers'
+worth on unseen items (`judging.py`) of what measured scores choose after so many evaluations, of
+`auto` those references among them that a campaign measures; the peers have all of them for nothing;
+``auto model`` has what the surrogate of `auto` chooses instead. The peers'
 settings are in `peers.py`. Seconds are of processor time, merging and measuring among them.
 """
 
@@ -22,7 +23,7 @@ from judging import Judge
 from margins import believed
 from peers import PEERS, archive_of
 from pool import Pool
-from problem import Problem, Remembered
+from problem import Problem, Remembered, measured_first
 
 from evomerge.interfaces import SearchProblem
 from evomerge.search.registry import make_sampler
@@ -38,16 +39,19 @@ PROBLEMS: Mapping[str, Callable[[int, int, int], Problem]] = {  # from groups, g
 def worths(problem: Problem, method: str, seed: int, trials: int) -> dict[str, list[float]]:
     """By row of the table, after each of `COLUMNS` that there are so many trials for."""
     judge, given = Judge(problem), problem.references()
-    columns = [column for column in COLUMNS if column <= trials]
+    ends = columns = [column for column in COLUMNS if column <= trials]
     searched = SearchProblem(problem.space, problem.goals, trials, seed)
     if method in PEERS:
-        archive = archive_of(method, problem, seed, trials - len(given))
+        archive = archive_of(method, problem, seed, trials)
         points = np.array([*given, *archive.points])
         values = np.array([*map(problem.values, given), *archive.values])
+        ends = [len(given) + column for column in columns]
     else:
         sampler = make_sampler(method, searched, {})
-        points, values = run(sampler, problem.values, given, trials, items=problem.items)
-    rows = {method: [judge.worth(points[:n], -values[:n]) for n in columns]}
+        points, values = run(
+            sampler, problem.values, measured_first(problem, trials), trials, items=problem.items
+        )
+    rows = {method: [judge.worth(points[:n], -values[:n]) for n in ends]}
     if method not in PEERS:
         losses = [believed(searched, points[:n], values[:n], problem) for n in columns]
         rows[f"{method} model"] = [
