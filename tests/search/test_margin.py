@@ -223,6 +223,24 @@ def test_the_design_is_a_third_of_a_small_budget() -> None:
     assert [design_size(trials) for trials in (None, 200, 12, 9, 3, 1)] == [4, 4, 4, 3, 1, 1]
 
 
+def test_models_that_are_not_measured_make_the_design_longer() -> None:
+    """A point more for every four of them, a third of the budget at most."""
+    assert [design_size(100, unmeasured) for unmeasured in (0, 3, 4, 32)] == [4, 4, 5, 12]
+    assert design_size(30, 100) == 10
+
+
+def test_the_design_of_a_large_pool_is_gentle() -> None:
+    """Of 32 models the share is (8 / 32) to 1.5, an eighth: 0.3 becomes 0.0375, 0.6 0.075."""
+    places = [Coordinate(f"m{i}", None, None, "weight") for i in range(32)]
+    space = Space(tuple(Parameter(c.model or "", -1.0, 1.0, "linear", c) for c in places))
+    pool = SearchProblem(space, 1, 50, seed=0)
+    centre = centre_of(pool, np.empty((0, 32)))
+    assert centre == pytest.approx((1 + 0.0375) / 2)
+    assert centred_point(pool, centre, 1) == pytest.approx((1 + 0.075) / 2)
+    steps = np.array([centred_point(pool, centre, i) for i in range(2, 50)]) - centre
+    assert abs(steps.std() - 0.15 * np.sqrt(1 / 8)) < 0.005
+
+
 def test_the_centre_is_task_arithmetic_at_half_density() -> None:
     """Two models: weights 0.5; a density of 0.5."""
     values = SPACE.values(centre_of(problem(), np.empty((0, D))))
