@@ -18,7 +18,7 @@ from evomerge.errors import EvomergeError, StudyError
 from evomerge.interfaces import Objective, Sampler, SearchProblem
 from evomerge.merging.registry import method_named
 from evomerge.recipe import families
-from evomerge.recipe.campaign import Campaign
+from evomerge.recipe.campaign import FROM_PARENTS, Campaign
 from evomerge.recipe.endpoint_checks import check_budget, check_mixing
 from evomerge.recipe.findings import (
     Finding,
@@ -142,8 +142,7 @@ def _budget(campaign: Campaign, bound: BoundRecipe) -> Iterator[Finding]:
     parents, models = campaign.measures_parents, len(campaign.recipe.models)
     first, dimensions = len(bound.references(parents=parents)), len(bound.space)
     trials = campaign.budget.trials
-    of = "" if trials is None else " of the trials"
-    more = f"'parents: measured' would take {models}{of}"
+    more = f"'parents: measured' would take {models} trials"
     left_out = "" if parents else f"; the {models} models are not measured by themselves ({more})"
     if dimensions == 0:
         alone = "the models, " if parents else ""
@@ -154,8 +153,9 @@ def _budget(campaign: Campaign, bound: BoundRecipe) -> Iterator[Finding]:
         yield info("budget", f"{text}{left_out}")
     elif trials <= first:
         text = f"{trials} trials do not reach beyond the {first} references that come first"
-        hint = f"; 'parents: unmeasured' leaves {models} of them out" if parents else ""
-        yield warning("budget", f"{text}; nothing is searched{hint}")
+        helps = parents and trials > first - models and campaign.sampler.name not in FROM_PARENTS
+        hint = f"; 'parents: unmeasured' leaves {models} of them out" if helps else ""
+        yield warning("budget", f"{text}; nothing is searched{hint}{left_out}")
     else:
         text = f"{trials} trials: {first} references, {trials - first} proposals"
         yield info("budget", f"{text} for {dimensions} parameters{left_out}")

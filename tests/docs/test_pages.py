@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from evomerge.recipe.campaign import Campaign
 from evomerge.search.registry import SAMPLERS
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +26,13 @@ def test_a_page_made_from_the_program_is_not_stale(name: str) -> None:
 def test_every_sampler_has_its_row() -> None:
     page = (DOCS / "samplers.md").read_text("utf-8")
     assert [name for name in SAMPLERS.own if f"| `{name}` |" not in page] == []
+
+
+def test_every_key_of_a_campaign_has_its_row() -> None:
+    page = (DOCS / "campaign.md").read_text("utf-8")
+    keys = {field.name for field in fields(Campaign)}
+    keys -= {"path", "source_text", "recipe", "objectives"}  # the recipe is base, models and merge
+    assert {key for key in keys if f"| [`{key}`](" not in page} == set()
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

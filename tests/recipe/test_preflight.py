@@ -188,12 +188,31 @@ def test_the_budget_says_what_becomes_of_many_models(make: Make, tmp_path: Path)
     text = TEXT.replace("math: math, code: code", nine).replace("trials: 100", "trials: 10")
     assert (
         "budget: 10 trials: 2 references, 8 proposals for 72 parameters; the 9 models are not "
-        "measured by themselves ('parents: measured' would take 9 of the trials)"
+        "measured by themselves ('parents: measured' would take 9 trials)"
     ) in said(check(tmp_path, text), "info")
     assert (
         "budget: 10 trials do not reach beyond the 11 references that come first; nothing is "
         "searched; 'parents: unmeasured' leaves 9 of them out"
     ) in warnings(tmp_path, text + "parents: measured\n")
+    assert (
+        "budget: 2 trials do not reach beyond the 2 references that come first; nothing is "
+        "searched; the 9 models are not measured by themselves ('parents: measured' would take 9 "
+        "trials)"
+    ) in warnings(tmp_path, text.replace("trials: 10", "trials: 2"))
+
+
+@pytest.mark.parametrize(
+    ("trials", "sampler", "helps"),
+    [(3, "sobol", True), (2, "sobol", False), (3, "kinship", False)],
+)
+def test_leaving_models_out_is_proposed_only_where_it_helps(
+    make: Make, tmp_path: Path, trials: int, sampler: str, helps: bool
+) -> None:
+    """Base and average take two trials; samplers that begin with the models ask for them."""
+    three(make)
+    text = TEXT.replace("trials: 100", f"trials: {trials}").replace("sobol", sampler)
+    (line,) = [line for line in warnings(tmp_path, text) if "do not reach" in line]
+    assert ("'parents: unmeasured' leaves 2 of them out" in line) is helps
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,14 @@ def test_the_search_begins_after_the_base_and_the_average(write_campaign: Write)
         assert ("models", "not measured by themselves") in content_of(study).facts
 
 
-def test_a_longer_budget_does_not_change_a_study_that_has_begun(write_campaign: Write) -> None:
+@pytest.mark.parametrize("fork", [False, True])  # one that changes nothing else is no fork
+def test_a_longer_budget_does_not_change_a_study_that_has_begun(
+    write_campaign: Write, fork: bool
+) -> None:
     with Study.open(write_campaign(MANY, BUDGET)):
         pass
     longer = write_campaign(MANY, ("trials: 12", "trials: 200"))
-    with Study.open(longer) as study:
+    with Study.open(longer, fork=fork) as study:
         assert study.campaign.measures_parents  # a new study would
         assert not as_begun(study.campaign).measures_parents
         study.ask(3)
