@@ -47,7 +47,7 @@ def export(
 
     `--prefer math=2,code=1` searches no more: the surrogate of all trials proposes one merge for
     these weights, which becomes a trial, is measured on all items and written. A weight is of a
-    goal's distance between the worst and the best of base and models. Later asks do not see it.
+    goal's distance between the worst and the best of the references. Later asks do not see it.
     """
     from evomerge.export.adapter import described
     from evomerge.export.front import export as written_by

@@ -54,7 +54,7 @@ goals:
                                                   # {{type: command, command: [./judge.sh]}}
     direction: maximize
     # limit: 0.05        # a bound that has to hold
-    # reference: 0.0     # bounds the hypervolume; by default from the base and the models
+    # reference: 0.0     # bounds the hypervolume; by default from what is measured first
 
 # Three disjoint parts of every objective's items: what the search sees, what chooses the front,
 # what reports it.
@@ -63,6 +63,7 @@ items: {{search: 60%, selection: 20%, test: 20%, seed: 0}}
 sampler: auto    # or a name from: evomerge plugins
 budget: {{trials: {trials}}}    # for {parameters} parameters; and hours: 12, whichever ends first
 # racing: {{}}        # new candidates begin on few of their search items, and cost a third or so
+# parents: measured    # each model by itself; of many models auto may leave that out
 study: {study}    # database, logs and cache
 export: {{to: {export}, which: front, shard_size: 5GB}}    # dtype: as the base, or bfloat16
 seed: 0
