@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.goals import violation
 from evomerge.study.control import compare, is_control
+from evomerge.study.references import model_of
 from evomerge.study.study import Study
 from evomerge.trial import Measured, Split, Trial, TrialState
 
@@ -143,16 +144,15 @@ def content_of(study: Study) -> Content:
 
     trials = study.trials()
     front = frozenset(trial.number for trial in study.front(chosen_on(trials)))
+    searched = [trial for trial in trials if not is_control(trial)]
     measured = [
         trial
-        for trial in trials
-        if trial.values() is not None
-        and (trial.chance is None or trial.number in front)
-        and not is_control(trial)
+        for trial in searched
+        if trial.values() is not None and (trial.chance is None or trial.number in front)
     ]
     volumes = {point.trial: point.hypervolume for point in study.history()}
     volume = study.hypervolume()
-    facts = [("trials", f"{len(measured)} measured of {len(trials)}")]
+    facts = [("trials", f"{len(measured)} measured of {len(searched)}")]
     if volume is not None:
         facts.append(("hypervolume", f"{volume:.4g}"))
     saved = economy(study, trials)
@@ -161,7 +161,7 @@ def content_of(study: Study) -> Content:
     compared = compare(study)
     if compared is not None:
         facts.append(("control", str(compared)))
-    if not study.charter.parents:
+    if not (study.charter.parents or any(model_of(t.candidate.origin) for t in measured)):
         facts.append(("models", "not measured by themselves"))
     facts.append(("seed", str(study.seed)))
     return Content(

@@ -128,7 +128,9 @@ def test_search_and_control_are_compared_on_items_that_chose_neither(campaign: P
         best = np.array([-table[:, 0].max(), table[:, 1].min()])  # both want the same merge
         assert found.search == pytest.approx(float(np.prod(reference - best)))
         assert {t.number for t in control_front(study, "selection")}
-        assert ("control", str(found)) in content_of(study).facts
+        facts, count = dict(content_of(study).facts), study.spend().trials
+        assert facts["control"] == str(found)
+        assert facts["trials"] == f"{count} measured of {count}"
 
 
 def test_a_control_confirmed_in_part_is_compared_on_the_search_items(campaign: Path) -> None:

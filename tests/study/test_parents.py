@@ -130,6 +130,7 @@ def test_a_fork_that_does_not_measure_the_models_keeps_their_values(
         assert [model_of(t.candidate.origin) for t in trials] == [None, None, *MODELS]
         assert trials[2].values() == {"a": 0.1, "b": 0.9}
         assert fork.spend().trials == 2
+        assert "models" not in dict(content_of(fork).facts)  # its page lists what they scored
         assert fork.reference_point is None  # eleven were carried over, and twelve set it
         (fresh,) = fork.ask()
         measure(fork, fresh.number)
