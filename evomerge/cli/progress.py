@@ -25,7 +25,7 @@ class Progress:
     Attributes:
         running: attempt number to the candidate's trial number.
         front: trials that nothing measured so far dominates, on the search items.
-        done, failed: trials of the study in these states.
+        done, failed: trials of the budget in these states; not what a fork brought along.
         done_here: trials that ended since the run began, for the pace.
         spent: at endpoints, over all runs; None where nothing was.
     """
@@ -101,10 +101,12 @@ class Progress:
         self._measure()
 
     def _count(self, trial: Trial) -> None:
-        self.failed += trial.state is TrialState.FAILED
+        charter = self.study.charter
+        counts = not 0 <= trial.number - charter.references < charter.carried
+        self.failed += counts and trial.state is TrialState.FAILED
         if trial.state is not TrialState.DONE:
             return
-        self.done += 1
+        self.done += counts
         if trial.chance is not None:
             return
         candidates = [*self.front, trial]

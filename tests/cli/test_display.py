@@ -120,6 +120,14 @@ def test_a_pipe_gets_one_plain_line_for_each_evaluation(world: World) -> None:
     assert any(", selection items: near" in line for line in ended)
 
 
+def test_what_a_fork_brought_along_is_not_counted(world: World) -> None:
+    assert world.run("run", "campaign.yaml").code == 0
+    world.edit("sampler: random", "sampler: sobol")
+    said = world.run("run", "campaign.yaml", "--fork")
+    counts = re.findall(r"\((\d+)/6 trials", said.err)
+    assert counts == ["5", "6"]  # after the four references, which it has too
+
+
 def test_text_from_outside_never_drives_the_terminal(world: World) -> None:
     fail_for_math(world, "\x1b[2Jgone")
     said = world.run("run", "campaign.yaml", "--trials", "4")
