@@ -27,6 +27,9 @@ FEWEST = 6
 MOST = 160
 """That items are learnt from; of more, the latest."""
 
+STREAK = 8
+"""Trials stopped in a row, after which one is measured on all items."""
+
 _LEAST = 4  # items of the first stage
 _NEARLY_ALL = 0.75  # of the items; after so many the rest is measured, too
 _FLOOR = 0.25  # of the mean disagreement, which every item has at least
@@ -53,6 +56,19 @@ def stage_sizes(first: float, counts: Sequence[int]) -> list[tuple[int, ...]]:
         shares.append(share)
         share *= 2
     return [(*(round(share * count) for share in shares), count) for count in counts]
+
+
+def must_be_whole(place: int, stopped: Sequence[bool]) -> bool:
+    """Whether a trial is measured on all items, whatever its chance.
+
+    A few items say that a candidate is worse, and hardly how the next one would be better: of
+    stopped trials alone a surrogate learns so little that it may ask for their like for ever.
+
+    Args:
+        place: the trial's own, in the search: one in eight, so not all that are asked ahead.
+        stopped: which of the ended trials that its ask saw were stopped, the latest last.
+    """
+    return place % STREAK == 0 and len(stopped) >= STREAK and all(stopped[-STREAK:])
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,12 @@ class Races:
 
     def _plan(self, number: int, rules: Racing) -> dict[str, Sequence[Places]] | None:
         """The stages by metric; None where too little is known, or there is nothing to spare."""
-        from evomerge.search.racing import FEWEST, stage_sizes, stages
+        from evomerge.search.racing import FEWEST, must_be_whole, stage_sizes, stages
 
         row = self.database.row("SELECT own FROM candidates WHERE number = ?", [number])
         known = self._known(number) if row and row[0] else []
-        if len(known) < FEWEST:
+        place = place_of(number, load_asides(self.database))
+        if len(known) < FEWEST or must_be_whole(place, [s for _, s in self._ended(number)]):
             return None
         early = known[: 1 << (len(known).bit_length() - 1)]  # so items change seldom
         groups = self.charter.asked_together
@@ -174,14 +175,18 @@ class Races:
         """Scores of the trials that the ask of a trial saw with all of their items, in order."""
         from evomerge.search.racing import MOST
 
+        seen = [trial for trial, was_stopped in self._ended(number) if not was_stopped]
+        return [found for trial in seen[-MOST:] if (found := self._whole(trial)) is not None]
+
+    def _ended(self, number: int) -> list[tuple[int, bool]]:
+        """The measured trials that the ask of a trial saw, in order, and which were stopped."""
         asides = set(load_asides(self.database))
         rows = self.database.rows(
-            "SELECT number FROM trials WHERE state = 'done' AND chance IS NULL "
+            "SELECT number, chance IS NOT NULL FROM trials WHERE state = 'done' "
             "AND visible_from <= ? ORDER BY visible_from, number",
             [number],
         )
-        seen = [row[0] for row in rows if row[0] not in asides]
-        return [found for trial in seen[-MOST:] if (found := self._whole(trial)) is not None]
+        return [(trial, bool(stopped)) for trial, stopped in rows if trial not in asides]
 
     def _whole(self, number: int) -> dict[str, Scores] | None:
         """A trial's scores, if it has one for each search item of each goal."""

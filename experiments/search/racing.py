@@ -38,7 +38,15 @@ from evomerge.interfaces import Asked, ItemLosses, Observation, SearchProblem
 from evomerge.randomness import generator
 from evomerge.recipe.specs import Racing
 from evomerge.search.margin import MarginSampler
-from evomerge.search.racing import FEWEST, ItemsTable, Standing, stage_sizes, stages, standing
+from evomerge.search.racing import (
+    FEWEST,
+    ItemsTable,
+    Standing,
+    must_be_whole,
+    stage_sizes,
+    stages,
+    standing,
+)
 from evomerge.space import Array
 
 LOOKAHEAD = 4
@@ -102,7 +110,9 @@ class Campaign:
         self.points.append(point)
         known = [n for n in range(number - LOOKAHEAD) if n not in self.stopped]
         raced = None
-        if own and self.rules is not None and len(known) >= FEWEST:
+        stopped = [n in self.stopped for n in range(number - LOOKAHEAD)]
+        races = own and len(known) >= FEWEST and not must_be_whole(number, stopped)
+        if races and self.rules is not None:
             raced = self._raced(self.rules, number, items, known)
         cost, end = raced or (1.0, _observed(number, point, items, None, None))
         self.whole.append(items)

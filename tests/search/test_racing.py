@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.interfaces import ItemLosses
-from evomerge.search.racing import ItemsTable, estimate, stage_sizes, stages, standing
+from evomerge.search.racing import (
+    ItemsTable,
+    estimate,
+    must_be_whole,
+    stage_sizes,
+    stages,
+    standing,
+)
 
 
 def trials(count: int, items: int = 60, *, margins: bool = True) -> list[ItemLosses]:
@@ -95,3 +102,10 @@ def test_what_misses_a_limit_that_others_meet_has_no_chance() -> None:
     best = trials(9)[-1]
     assert chance(best, limits=(0.32,)) > 0.1
     assert chance(trials(9)[4], limits=(0.32,)) < 0.01
+
+
+def test_after_eight_stops_in_a_row_a_trial_is_measured_whole() -> None:
+    streak = [False, *[True] * 8]
+    assert [place for place in range(16, 33) if must_be_whole(place, streak)] == [16, 24, 32]
+    assert not must_be_whole(16, [True] * 7)
+    assert not must_be_whole(16, [*[True] * 8, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +135,21 @@ def test_stopped_trials_that_the_surrogate_sees_on_the_front_are_confirmed(
         chosen = [trial.number for trial in promising(study, study.trials())]
         assert chosen == ([] if limit else losers[:1])
         assert set(chosen) <= {trial.number for trial, _ in unmeasured(study)}
+
+
+def test_what_is_always_stopped_is_measured_whole_now_and_then(
+    write_campaign: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is bad after twelve trials; of 32 the last eight that it saw have the whole 24 among them."""
+    path = write_campaign(*RACING[:-1], ("{trials: 12}", "{trials: 48}"))
+    good = quality
+    monkeypatch.setattr(
+        sys.modules[__name__], "quality", lambda t: good(t) if t.candidate.number < 12 else -9.0
+    )
+    with Study.open(path) as study:
+        drive(study)
+        whole = [t.candidate.number for t in study.trials() if t.chance is None]
+    assert [number for number in whole if number >= 16] == [24, 40]
 
 
 def test_the_items_are_the_same_for_candidates_that_know_about_as_much(campaign: Path) -> None:
