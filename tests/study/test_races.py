@@ -140,7 +140,7 @@ def test_stopped_trials_that_the_surrogate_sees_on_the_front_are_confirmed(
 def test_what_is_always_stopped_is_measured_whole_now_and_then(
     write_campaign: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All is bad after twelve trials; of 32 the last eight that it saw have the whole 24 among them."""
+    """All is bad after twelve trials; 32 saw that 24 was measured whole."""
     path = write_campaign(*RACING[:-1], ("{trials: 12}", "{trials: 48}"))
     good = quality
     monkeypatch.setattr(
