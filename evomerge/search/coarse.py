@@ -1,4 +1,4 @@
-"""Coarse to fine: in wide spaces, numbers that differ in depth alone first move together.
+"""Coarse to fine: in wide spaces, numbers of the same model and field first move together.
 
 With hundreds of numbers and few trials the descent of a surrogate follows what it has not learnt.
 A number per model and field is learnt soon; what lies beyond it is refined from there.
@@ -19,10 +19,14 @@ Tie = Callable[[Array], Array]
 """From gradients ``(n, d)`` to their means over numbers that move together, ``(n, d)``."""
 
 
-def is_coarse(problem: SearchProblem, trials: int) -> bool:
-    """Whether so many trials are too few for numbers to move one by one."""
+def is_coarse(problem: SearchProblem, trials: int, unmeasured: int = 0) -> bool:
+    """Whether so many trials are too few for numbers to move one by one.
+
+    Args:
+        unmeasured: how many models are not among the references; each asks for a trial more.
+    """
     known = all(p.coordinate is not None for p in problem.space.parameters)
-    return known and trials < len(problem.space) // _TRIALS
+    return known and trials < len(problem.space) // _TRIALS + unmeasured
 
 
 def tie(problem: SearchProblem) -> Tie:

@@ -80,8 +80,7 @@ class Knowledge:
 
         The first proposal's note keeps the design's size, which a longer budget does not change.
         """
-        unmeasured = max(0, models_of(self.problem) - self.others)
-        size = self.design or design_size(self.problem.trials, unmeasured)
+        size = self.design or design_size(self.problem.trials, self.unmeasured)
         if self.own >= size and self.ended:
             return None
         note = {"design": size} if self.own == 0 else {}
@@ -102,6 +101,11 @@ class Knowledge:
     def others(self) -> int:
         """How many points others asked for."""
         return len(self._reader.references)
+
+    @property
+    def unmeasured(self) -> int:
+        """How many more models there are than points that others asked for."""
+        return max(0, models_of(self.problem) - self.others)
 
     @property
     def ended(self) -> int:
@@ -214,7 +218,7 @@ class Knowledge:
     @property
     def is_coarse(self) -> bool:
         """Whether numbers move together still; see `evomerge.search.coarse`."""
-        return is_coarse(self.problem, self.own + self.others)
+        return is_coarse(self.problem, self.own + self.others, self.unmeasured)
 
     @property
     def tie(self) -> Tie | None:
