@@ -13,7 +13,7 @@ from evomerge.cli.preparing import prepare
 from evomerge.cli.progress import Progress
 from evomerge.cli.study import flat, say_outcome
 from evomerge.errors import EvomergeError, InfeasibleError, StoppedError
-from evomerge.interfaces import Sampler
+from evomerge.interfaces import Sampler, SearchProblem
 from evomerge.recipe.campaign import Campaign
 from evomerge.report.summary import front_rows
 from evomerge.study import loop
@@ -73,7 +73,7 @@ def search(
     alone = "" if study.charter.parents else ", models not measured by themselves"
     say(
         f"study {study.folder}: {len(study.recipe.space)} parameters, {len(study.goals)} goals, "
-        f"sampler {study.sampler.name}{alone}"
+        f"sampler {study.campaign.sampler.name}{alone}"
         + (f"; resuming after {asked} trials" if asked else "; new")
     )
     url = study.campaign.mirror_url()
@@ -88,6 +88,15 @@ def search(
         )
         mirroring.copy()
         return result
+
+
+def _planned(campaign: Campaign, problem: SearchProblem) -> str:
+    """What would search; every number may be pinned."""
+    from evomerge.search.registry import make_sampler
+
+    if not len(problem.space):
+        return "none: every number is pinned"
+    return described(make_sampler(campaign.sampler.name, problem, campaign.sampler.options))
 
 
 def described(sampler: Sampler) -> str:
@@ -134,8 +143,6 @@ def more(study: Study, trials: int | None) -> int:
 def plan_of(campaign: Campaign, *, workers: int | None, trials: int | None) -> dict[str, Any]:
     """What a run would do, without doing it."""
     from evomerge.checkpoint.checkpoint import Checkpoint
-    from evomerge.interfaces import SearchProblem
-    from evomerge.search.registry import make_sampler
 
     with Checkpoint.open(campaign.recipe.base) as base:
         bound = campaign.recipe.bind(base.tensors)
@@ -151,9 +158,7 @@ def plan_of(campaign: Campaign, *, workers: int | None, trials: int | None) -> d
         "method": campaign.recipe.method,
         "groups": {group: len(names) for group, names in bound.groups.items()},
         "parameters": len(bound.space),
-        "sampler": described(
-            make_sampler(campaign.sampler.name, problem, campaign.sampler.options)
-        ),
+        "sampler": _planned(campaign, problem),
         "measured first": [r.origin for r in bound.references(parents=parents)],
         "trials": limit,
         "hours": campaign.budget.hours,

@@ -55,6 +55,16 @@ def without_times(status: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in status.items() if "hours" not in key}
 
 
+def test_where_every_number_is_pinned_the_references_are_measured(world: World) -> None:
+    world.edit("groups: {layers: all}", "groups: {layers: all}, weight: 0.5, density: 1.0")
+    plan = world.run("run", "campaign.yaml", "--dry-run", "--json")
+    assert (plan.json["sampler"], plan.json["parameters"]) == ("none: every number is pinned", 0)
+    done = world.run("run", "campaign.yaml")
+    assert done.code == 0, done
+    status = world.run("status", "study", "--json").json
+    assert (status["done"], status["failed"]) == (4, 0)
+
+
 def test_a_campaign_from_its_check_to_its_export(world: World) -> None:
     """check, run, status, front, export, verify, report, dashboard and resume, on one study."""
     world.edit("study: study", "study: study\nexport: {to: merged}")
