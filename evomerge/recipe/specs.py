@@ -143,7 +143,7 @@ class Racing:
             a single trial, so few enter it.
     """
 
-    first: float = 0.0625
+    first: float = 0.125
     error: float = 0.2
     tolerance: float | None = None
 

@@ -53,8 +53,8 @@ LOOKAHEAD = 4
 COLUMNS = (12, 25, 50, 100)
 RULES: Mapping[str, tuple[Racing | None, int]] = {
     "whole": (None, 100),
-    "6%": (Racing(), 50),
-    "12%": (Racing(first=0.125), 50),
+    "6%": (Racing(first=0.0625), 50),
+    "12%": (Racing(), 50),
 }
 """Rules, and how many full evaluations' items are spent."""
 PROBLEMS = ("digits4/layers/4", "clouds/layers/4", "vit/layers/2", "digits4/layers/1")
