@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from evomerge.cli.ask_tell import parse_pairs
 from evomerge.cli.display import watching
@@ -52,4 +53,11 @@ def prefer(place: Path, text: str) -> int:
         predicted = foresight.predicted(trial.candidate)
         for metric, value in (trial.values() or {}).items():
             say(f"{metric}: predicted {forecast(predicted, metric)}, measured {value:.4g}")
+        better = foresight.measured_better(trial, weights)
+        if better is not None:
+            say(
+                f"trial {better.number} ({better.candidate.origin}) measured better for these "
+                f"weights; to have it: evomerge export {quote(str(place))} OUT "
+                f"--trial {better.number}"
+            )
     return trial.number

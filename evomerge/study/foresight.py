@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.errors import UsageError
-from evomerge.interfaces import Asked
+from evomerge.goals import losses
+from evomerge.interfaces import Asked, Prediction
 from evomerge.randomness import generator
 from evomerge.space import Array
 from evomerge.study.asides import PREFER
@@ -101,6 +102,27 @@ class Foresight:
             if same and trial.candidate.method == method and trial.state is not TrialState.FAILED:
                 return trial
         return study.trial(study.add_aside(origin, parameters).number)
+
+    def measured_better(self, trial: Trial, weights: Mapping[str, float]) -> Trial | None:
+        """The whole trial whose measured scores have the best sum for weights; None if `trial`'s.
+
+        Args:
+            trial: measured, as all trials that it is compared with.
+            weights: as `prefer` has them.
+        """
+        from evomerge.search.utility import Utility
+
+        goals = self.study.goals
+        done = [t for t in self.study.trials() if t.state is TrialState.DONE and t.chance is None]
+        found = {t.number: value for t in done if (value := t.values()) is not None}
+        if trial.number not in found:
+            return None
+        share = np.array([weights.get(goal.metric, 0.0) for goal in goals])
+        utility = Utility(share / share.sum(), *self.knowledge.ranges(), self.knowledge.limits)
+        table = losses(goals, list(found.values()))
+        sums = utility.value(Prediction(table, np.zeros_like(table), np.zeros_like(table)))
+        own, best = sums[list(found).index(trial.number)], int(sums.argmin())
+        return None if own <= sums[best] else self.study.trial(list(found)[best])
 
 
 def is_foreseen(study: Study) -> bool:

@@ -35,6 +35,15 @@ def test_a_preference_is_proposed_measured_and_exported(searched: World) -> None
     assert again.code == 0 and "trial 12 is" in again.text  # nothing new was learnt
 
 
+def test_it_says_so_where_a_measured_trial_is_better(searched: World) -> None:
+    """Small weights alone: the base has none, which no forecast can beat."""
+    said = searched.run("export", "study", "out", "--prefer", "small=1")
+    assert said.code == 0
+    assert "trial 0 (base) measured better for these weights" in said.text
+    assert "evomerge export study OUT --trial 0" in said.text
+    assert "measured better" not in searched.run("export", "study", "o2", "--prefer", "near=1").text
+
+
 def test_what_counts_more_comes_out_better(searched: World) -> None:
     for words in ("near=1", "small=1"):
         assert searched.run("export", "study", "out", "--prefer", words).code == 0
