@@ -46,6 +46,12 @@ class Utility:
         return by_mean, np.zeros_like(by_mean)
 
 
+def utility_of(known: Knowledge, weights: Array) -> Utility:
+    """Of weights ``(m,)`` >= 0, not all 0, in the range of what the references reach."""
+    best, worst = known.ranges()
+    return Utility(weights / weights.sum(), best, worst, known.limits)
+
+
 def best_point(
     known: Knowledge, surrogate: Surrogate, weights: Array, rng: np.random.Generator
 ) -> Array:
@@ -55,7 +61,6 @@ def best_point(
         known: has read the log that `surrogate` was fitted to.
         weights: ``(m,)`` >= 0, not all 0.
     """
-    best, worst = known.ranges()
-    utility = Utility(weights / weights.sum(), best, worst, known.limits)
+    utility = utility_of(known, weights)
     points, _ = descend(surrogate, utility, known.history().points, known.steps, rng)
     return np.asarray(points[0])

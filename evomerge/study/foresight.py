@@ -93,9 +93,9 @@ class Foresight:
         from evomerge.search.utility import best_point
 
         study = self.study
-        table = np.array([weights.get(goal.metric, 0.0) for goal in study.goals])
         rng = generator(study.seed, "prefer", origin)
-        point = np.clip(best_point(self.knowledge, self.surrogate, table, rng), 0.0, 1.0)
+        best = best_point(self.knowledge, self.surrogate, self._by_goal(weights), rng)
+        point = np.clip(best, 0.0, 1.0)
         parameters, method = study.recipe.space.values(point), study.recipe.recipe.method
         for trial in study.trials():
             same = dict(trial.candidate.parameters) == parameters
@@ -110,19 +110,20 @@ class Foresight:
             trial: measured, as all trials that it is compared with.
             weights: as `prefer` has them.
         """
-        from evomerge.search.utility import Utility
+        from evomerge.search.utility import utility_of
 
-        goals = self.study.goals
         done = [t for t in self.study.trials() if t.state is TrialState.DONE and t.chance is None]
         found = {t.number: value for t in done if (value := t.values()) is not None}
         if trial.number not in found:
             return None
-        share = np.array([weights.get(goal.metric, 0.0) for goal in goals])
-        utility = Utility(share / share.sum(), *self.knowledge.ranges(), self.knowledge.limits)
-        table = losses(goals, list(found.values()))
-        sums = utility.value(Prediction(table, np.zeros_like(table), np.zeros_like(table)))
+        table = losses(self.study.goals, list(found.values()))
+        measured = Prediction(table, np.zeros_like(table), np.zeros_like(table))
+        sums = utility_of(self.knowledge, self._by_goal(weights)).value(measured)
         own, best = sums[list(found).index(trial.number)], int(sums.argmin())
         return None if own <= sums[best] else self.study.trial(list(found)[best])
+
+    def _by_goal(self, weights: Mapping[str, float]) -> Array:
+        return np.array([weights.get(goal.metric, 0.0) for goal in self.study.goals])
 
 
 def is_foreseen(study: Study) -> bool:

@@ -115,7 +115,7 @@ class Races:
         done, rounds = measured_stages(stages), min(map(len, stages.values()))
         if done == rounds:
             return None
-        known = self._known(number)
+        known = self._known(self._ended(number))
         goals = self.charter.goals
         scores = whole_scores(stages)
         places = [np.flatnonzero(~np.isnan(scores[goal.metric].items)) for goal in goals]
@@ -155,9 +155,9 @@ class Races:
         from evomerge.search.racing import FEWEST, must_be_whole, stage_sizes, stages
 
         row = self.database.row("SELECT own FROM candidates WHERE number = ?", [number])
-        known = self._known(number) if row and row[0] else []
-        place = place_of(number, load_asides(self.database))
-        if len(known) < FEWEST or must_be_whole(place, [s for _, s in self._ended(number)]):
+        ended = self._ended(number) if row and row[0] else []
+        known, place = self._known(ended), place_of(number, load_asides(self.database))
+        if len(known) < FEWEST or must_be_whole(place, [was_stopped for _, was_stopped in ended]):
             return None
         early = known[: 1 << (len(known).bit_length() - 1)]  # so items change seldom
         groups = self.charter.asked_together
@@ -171,11 +171,11 @@ class Races:
             plan |= dict.fromkeys(metrics, stages(tables, sizes, rng))
         return plan
 
-    def _known(self, number: int) -> list[Mapping[str, Scores]]:
-        """Scores of the trials that the ask of a trial saw with all of their items, in order."""
+    def _known(self, ended: Sequence[tuple[int, bool]]) -> list[Mapping[str, Scores]]:
+        """Scores of those of the `_ended` trials that have all of their items, in order."""
         from evomerge.search.racing import MOST
 
-        seen = [trial for trial, was_stopped in self._ended(number) if not was_stopped]
+        seen = [trial for trial, was_stopped in ended if not was_stopped]
         return [found for trial in seen[-MOST:] if (found := self._whole(trial)) is not None]
 
     def _ended(self, number: int) -> list[tuple[int, bool]]:

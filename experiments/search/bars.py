@@ -69,13 +69,20 @@ METHODS: Mapping[str, Method] = {
 }
 SLOW = {"language": 500}
 """Landscapes that measure ten merges a second: no run is longer there."""
-_EARLIER = {"bd81f9c49228", "64e346da3960", "77d913883b9c", "516537ecd8e5", "cfb32db7112a"}
-ALIKE = {"ca11f5cc1eff": _EARLIER}
+_EARLIER = {
+    "bd81f9c49228",
+    "64e346da3960",
+    "77d913883b9c",
+    "516537ecd8e5",
+    "cfb32db7112a",
+    "ca11f5cc1eff",
+}
+ALIKE = {"fa0d764e35ee": _EARLIER}
 """By a mark of sources: earlier ones whose asks are the same here, as a few runs of each showed.
 What changed after the first is for trials that fail or race, and losses without standard errors;
-after the third for pools and wide spaces, after the fourth for races, after the last for wide
-spaces whose models are not measured. No run on the pool is kept from before the fourth, and no
-race from before the last."""
+after the third for pools and wide spaces, after the fourth for races, after the fifth for wide
+spaces whose models are not measured, after the last for no ask. No run on the pool is kept from
+before the fourth, and no race from before the fifth."""
 
 
 def sources() -> str:
